@@ -1,0 +1,1 @@
+"""Benchmark cases declared as data, and one runner."""

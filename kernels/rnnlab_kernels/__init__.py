@@ -1,0 +1,1 @@
+"""Kernels generated from Programs, one folder a kind of device."""

@@ -1,0 +1,1 @@
+"""C++ generated from a Program, compiled by the machine's own compiler."""

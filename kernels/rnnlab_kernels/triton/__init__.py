@@ -1,0 +1,1 @@
+"""Triton generated from a Program."""

@@ -1,0 +1,1 @@
+"""Plain recurrent cells: one step of the equation, and nothing else."""

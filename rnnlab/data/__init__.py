@@ -1,0 +1,1 @@
+"""LightningDataModules, vocabulary, batching and the bundled data."""

@@ -1,0 +1,1 @@
+"""Deep recurrent modules built on `rnnlab.recurrence`."""

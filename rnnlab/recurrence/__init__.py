@@ -1,0 +1,1 @@
+"""The recurrence compiler and its reference: one cell, one direction, a whole sequence."""

@@ -1,0 +1,1 @@
+"""What a run needs: its folder, callbacks, checkpoints."""
