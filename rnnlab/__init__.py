@@ -1,1 +1,30 @@
-"""rnnlab: write a recurrent cell once, as plain PyTorch; train it deep, bidirectional and fused."""
+"""rnnlab: write a recurrent cell once, as plain PyTorch; train it deep, bidirectional and fused.
+
+The public names are loaded on first use, so that `import rnnlab` and the command line stay quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rnnlab.nn import GRU, LSTM, RNN, DeepRNN
+
+__all__ = ["GRU", "LSTM", "RNN", "DeepRNN"]
+
+_HOME = {"DeepRNN": "rnnlab.nn", "GRU": "rnnlab.nn", "LSTM": "rnnlab.nn", "RNN": "rnnlab.nn"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return version("rnnlab")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            return "0+unknown"
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'rnnlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, "__version__"])
