@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rnnlab.nn import GRU, LSTM, RNN, DeepRNN
+    from rnnlab.recurrence import Recurrence
 
-__all__ = ["GRU", "LSTM", "RNN", "DeepRNN"]
+    __version__: str
 
-_HOME = {"DeepRNN": "rnnlab.nn", "GRU": "rnnlab.nn", "LSTM": "rnnlab.nn", "RNN": "rnnlab.nn"}
+__all__ = ["GRU", "LSTM", "RNN", "DeepRNN", "Recurrence", "__version__"]
+
+_HOME = {
+    "DeepRNN": "rnnlab.nn",
+    "GRU": "rnnlab.nn",
+    "LSTM": "rnnlab.nn",
+    "RNN": "rnnlab.nn",
+    "Recurrence": "rnnlab.recurrence",
+}
 
 
 def __getattr__(name: str) -> Any:

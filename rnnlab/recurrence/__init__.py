@@ -1,1 +1,22 @@
-"""The recurrence compiler and its reference: one cell, one direction, a whole sequence."""
+"""The recurrence: a cell's contract, the code that runs it over time, and the choice of a backend."""
+
+from rnnlab.recurrence.choice import Backend, choose, register
+from rnnlab.recurrence.choice import names as backends
+from rnnlab.recurrence.contract import Call, Lengths, Noise, StepSpec, probe
+from rnnlab.recurrence.layer import Recurrence
+from rnnlab.recurrence.reference import Eager
+
+register(Eager())
+
+__all__ = [
+    "Backend",
+    "Call",
+    "Lengths",
+    "Noise",
+    "Recurrence",
+    "StepSpec",
+    "backends",
+    "choose",
+    "probe",
+    "register",
+]
