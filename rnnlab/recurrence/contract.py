@@ -11,8 +11,9 @@ A cell is any `nn.Module` with `forward(x_t, state) -> new_state`:
 - `initial_state(batch)` is optional and may return learned parameters. Without it the state starts at zeros,
   whose shapes one probing call finds out.
 - `draw(length, batch, *, device, dtype)` is optional and returns the random masks of one sequence, a tuple of
-  `Noise` (or of plain tensors `[T, B, *]`, which stand for `Noise(value, per="step")`). It returns `()` in
-  eval mode. Each mask is handed to the step as a further argument: `forward(x_t, state, *noise_t)`.
+  `Noise` (or of plain pairs `(value, per)`, or of tensors `[T, B, *]`, which are per step): a cell need not
+  import anything. It returns `()` in eval mode. Each mask is handed to the step as a further argument:
+  `forward(x_t, state, *noise_t)`.
 
 A returned `(h, c)` can be a state of two tensors, or an output with a state of one. The structure of the
 state that went in decides: what has that structure is a new state, a pair whose second half has it is an
@@ -142,7 +143,8 @@ def draw(
     """The random masks of one sequence, from `cell.draw`; empty in eval mode."""
     method: Any = cell.draw
     noise = tuple(
-        n if isinstance(n, Noise) else Noise(n) for n in method(length, batch, device=device, dtype=dtype)
+        Noise(n) if isinstance(n, Tensor) else Noise(*n)
+        for n in method(length, batch, device=device, dtype=dtype)
     )
     for n in noise:
         wanted = {"step": (length, batch), "sequence": (batch,), "call": ()}.get(n.per)
