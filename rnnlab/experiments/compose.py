@@ -1,0 +1,178 @@
+"""From the words of the command line to one proven configuration.
+
+Hydra composes the groups; single values are then set one by one, so that every fault of every word can be
+told at once, by the same rules with and without `+`.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from rnnlab.experiments.groups import default_choices, primary_file, read_groups, search_path
+from rnnlab.training.validate import ConfigError, faults
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration, the words that made it, and the option that was chosen of each group."""
+
+    config: DictConfig
+    overrides: list[str]
+    choices: dict[str, Any]
+
+
+def compose(
+    overrides: Sequence[str] = (), *, command: str = "train", config_dir: str | None = None
+) -> Composed:
+    """The configuration of `rnnlab COMMAND OVERRIDES`, proven before anything runs.
+
+    Args:
+        overrides: words such as `cell=gru` (a group) and `model.num_layers=3` (a value).
+        command: the primary file, `train.yaml`.
+        config_dir: the user's own folder; its files win over shipped ones of the same name.
+
+    Raises:
+        ConfigError: all faults at once, each with the key, what was received and the nearest right one.
+    """
+    folders = search_path(config_dir)
+    groups = read_groups(folders)
+    in_defaults = default_choices(primary_file(folders, command))
+    found: list[str] = []
+    choices: list[str] = []
+    values: list[Override] = []
+    for override in _parse(overrides, found):
+        name = override.key_or_group
+        if override.is_sweep_override():
+            found.append(f"{override.input_line}: several values are a sweep; quote a text that has commas")
+        elif name not in groups:
+            values.append(override)
+        elif (line := _choice(override, groups[name], in_defaults, found)) is not None:
+            choices.append(line)
+    try:
+        composed = _hydra(command, choices, folders)
+    except HydraException as error:
+        raise ConfigError([*found, str(error)]) from error
+    with open_dict(composed):
+        chosen = OmegaConf.to_container(composed.pop("hydra").runtime.choices)
+    assert isinstance(chosen, dict)
+    picked = {str(key): value for key, value in chosen.items() if not str(key).startswith("hydra/")}
+    config = prove(composed, values, found, extra=[name.split("/")[0] for name in groups])
+    if config.get("name", "") is None:
+        config.name = picked.get("experiment") or picked.get("task")
+    return Composed(config, list(overrides), picked)
+
+
+def prove(
+    config: DictConfig, values: Sequence[Override] = (), found: Sequence[str] = (), extra: Sequence[str] = ()
+) -> DictConfig:
+    """Set single values, resolve every reference, and check the whole.
+
+    Raises:
+        ConfigError: `found` and what is wrong with the result.
+    """
+    lines = list(found)
+    known = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(known, dict)
+    OmegaConf.set_struct(config, False)
+    for override in values:
+        try:
+            _set(config, override)
+        except OmegaConfBaseException as error:
+            lines.append(f"{override.input_line}: {str(error).splitlines()[0]}")
+    lines += [f"{key}: required, but not given" for key in sorted(OmegaConf.missing_keys(config))]
+    source = OmegaConf.to_container(config, resolve=False)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError([*lines, f"{error.full_key}: {str(error).splitlines()[0]}"]) from error
+    assert isinstance(source, dict)
+    assert isinstance(resolved, dict)
+    known |= dict.fromkeys((name for name in extra if name not in known), None)
+    lines += faults({str(k): v for k, v in resolved.items()}, source, known)
+    if lines:
+        raise ConfigError(lines)
+    return config
+
+
+def parse_values(words: Sequence[str]) -> list[Override]:
+    """Words that set single values, such as `data.batch_size=8`.
+
+    Raises:
+        ConfigError: a word that is no assignment.
+    """
+    found: list[str] = []
+    parsed = _parse(words, found)
+    if found:
+        raise ConfigError(found)
+    return parsed
+
+
+def _parse(words: Sequence[str], found: list[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for word in words:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            reason = "a setting is written key=value" if "=" not in word else str(error).splitlines()[0]
+            found.append(f"{word!r}: {reason}")
+    return parsed
+
+
+def _choice(
+    override: Override, options: dict[str, Any], in_defaults: dict[str, Any], found: list[str]
+) -> str | None:
+    """A word that chooses an option of a group, as Hydra wants it; None where there is no such option."""
+    name, value = override.key_or_group, override.value()
+    wanted = value if isinstance(value, list) else [value]
+    known = True
+    for option in wanted:
+        if option is not None and str(option) not in options:
+            near = difflib.get_close_matches(str(option), options, n=1)
+            hint = f"did you mean {name}={near[0]}? " if near else ""
+            found.append(
+                f"{name}={option}: there is no such option; {hint}there are {', '.join(sorted(options))}"
+            )
+            known = False
+    if not known or override.is_delete():
+        return override.input_line if known else None
+    plain = override.input_line.lstrip("+")
+    return plain if name in in_defaults else f"+{plain}"
+
+
+def _hydra(command: str, choices: list[str], folders: Sequence[Any]) -> DictConfig:
+    """Compose the groups; the first folder is the primary one, the others are searched after it."""
+    GlobalHydra.instance().clear()
+    search = [f"hydra.searchpath=[{', '.join(str_literal(f'file://{folder}') for folder in folders[1:])}]"]
+    with initialize_config_dir(config_dir=str(folders[0]), version_base="1.3", job_name="rnnlab"):
+        return hydra_compose(
+            config_name=command, overrides=choices + (search if folders[1:] else []), return_hydra_config=True
+        )
+
+
+def str_literal(text: str) -> str:
+    """A text quoted for Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _set(config: DictConfig, override: Override) -> None:
+    key = override.key_or_group
+    if override.is_delete():
+        parent, _, leaf = key.rpartition(".")
+        holder = OmegaConf.select(config, parent) if parent else config
+        if not isinstance(holder, DictConfig) or leaf not in holder:
+            raise OmegaConfBaseException(f"there is no key {key} to take away")
+        del holder[leaf]
+        return
+    OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
