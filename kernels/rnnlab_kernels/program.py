@@ -8,7 +8,7 @@ Legend: T time, B batch, K and N widths of a matrix.
 
 One step of a forward Program, as `interpret` below defines it for every backend:
 
-    restart   where resets[t, b]: the states of row b become its initial states
+    restart   where resets[t, b] and t < lengths[b]: the states of row b become its initial states
     step      the nodes, in order
     store     each output's value to [t, b]; zero where t >= lengths[b]
     carry     each state becomes its `next`; it stands still where t >= lengths[b]
@@ -16,7 +16,8 @@ One step of a forward Program, as `interpret` below defines it for every backend
 An adjoint Program runs over the same steps in the opposite order. Its states are the gradients of the forward
 states; instead of *restart* before a step it does this after it:
 
-    restart   where resets[t, b]: the gradients are added to those of the initial states, and become zero
+    restart   where resets[t, b] and t < lengths[b]: the gradients are added to those of the initial states,
+              and become zero
 """
 
 import hashlib
@@ -116,9 +117,9 @@ class Node:
     """One operation on row vectors.
 
     Pointwise operands have the same width, or width 1 and are broadcast. Comparisons give masks, which only
-    `where` (as its first operand) reads. `slice` takes columns [start, stop); `sum` and `amax` reduce a row to
-    width 1; `const` has width 1. `matmul` multiplies a row [K] by a matrix input [K, N], or, with `transposed`,
-    by the transpose of a matrix input [N, K].
+    `where` (as its first operand) reads. `slice` takes columns [start, stop); `sum` and `amax` reduce a row
+    to width 1; `const` has width 1. `matmul` multiplies a row [K] by a matrix input [K, N], or, with
+    `transposed`, by the transpose of a matrix input [N, K].
     """
 
     op: str
@@ -346,8 +347,9 @@ def interpret(
     initial_gradients = [torch.zeros_like(state) for state in initial]
     backwards = reverse != program.adjoint
     for t in reversed(range(length)) if backwards else range(length):
+        valid = None if lengths is None else (t < lengths)[:, None]
         if resets is not None and not program.adjoint:
-            restart = resets[t, :, None]
+            restart = resets[t, :, None] if valid is None else resets[t, :, None] & valid
             current = [torch.where(restart, i, c) for i, c in zip(initial, current, strict=True)]
         values = {
             item.value: tensor[t] if item.per == "step" else tensor
@@ -356,7 +358,6 @@ def interpret(
         values |= {state.value: c for state, c in zip(program.states, current, strict=True)}
         for node in program.nodes:
             values[node.value] = evaluate(node, [values[v] for v in node.inputs], first)
-        valid = None if lengths is None else (t < lengths)[:, None]
         for output, stored in zip(program.outputs, outputs, strict=True):
             value = values[output.value].expand(batch, -1)
             stored[t] = value if valid is None else torch.where(valid, value, 0)
