@@ -187,6 +187,15 @@ class Program:
         return frozenset(needed)
 
     @cached_property
+    def invariant(self) -> frozenset[int]:
+        """The values made of parameters and constants alone: a backend finds them once a call."""
+        found = {item.value for item in self.inputs if item.per == "call"}
+        for node in self.nodes:
+            if found.issuperset(node.inputs):
+                found.add(node.value)
+        return frozenset(found)
+
+    @cached_property
     def stateful(self) -> frozenset[int]:
         """The values that depend on a state; the others may run for all steps at once."""
         found = {state.value for state in self.states}
@@ -293,22 +302,26 @@ class Contraction:
     """A parameter's gradient: a sum over all steps and rows, taken once after the adjoint loop.
 
     kind:
-        "outer"    left[T*B, K]^T right[T*B, N], the gradient [K, N] of a matmul's matrix
+        "outer"    left[T*B, K]^T right[T*B, N], the gradient [K, N] of a matmul's matrix; with `transposed`
+                   its transpose [N, K], computed as right^T left so that it is contiguous
         "sum"      the column sums of right
         "product"  the column sums of left * right (a peephole weight)
 
-    `left` names an input of the adjoint Program; `right` names one of its inputs or outputs (see `Operand`).
+    `parameter` is a number that the compiler gives to what receives the gradient. The result belongs to its
+    columns from `start` on (all of it where the widths agree); contractions for the same columns are added.
     """
 
     kind: Literal["outer", "sum", "product"]
     parameter: int
     left: "Operand | None"
     right: "Operand"
+    transposed: bool = False
+    start: int = 0
 
 
 @dataclass(frozen=True)
 class Operand:
-    """What a contraction reads, [T, B, width]: number `index` of the adjoint's inputs or outputs."""
+    """What a contraction reads, [T, B, width]: number `index` of the adjoint Program's inputs or outputs."""
 
     source: Literal["input", "output"]
     index: int
@@ -413,4 +426,5 @@ def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Te
             return (left.flatten(0, 1) * flat).sum(0)
         case "outer":
             assert left is not None
-            return left.flatten(0, 1).T @ flat
+            flat_left = left.flatten(0, 1)
+            return flat.T @ flat_left if contraction.transposed else flat_left.T @ flat
