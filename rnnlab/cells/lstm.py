@@ -80,10 +80,10 @@ class ProjectedLSTMCell(LSTMCell):
     Shapes: `x` `[B, I]`, state `(h [B, P], c [B, H])`.
 
     Args:
-        proj_size: P, below H; ValueError otherwise.
+        proj_size: P, from 1 to H - 1; ValueError otherwise.
 
-    Source: Sak, Senior and Beaufays (2014), "Long short-term memory recurrent neural network architectures for
-    large scale acoustic modeling". Parameters as in `torch.nn.LSTM(proj_size=P)`.
+    Source: Sak, Senior and Beaufays (2014), "Long short-term memory recurrent neural network architectures
+    for large scale acoustic modeling". Parameters as in `torch.nn.LSTM(proj_size=P)`.
     """
 
     def __init__(
