@@ -1,1 +1,37 @@
 """LightningDataModules, vocabulary, batching and the bundled data."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rnnlab.data.base import DataModule
+    from rnnlab.data.batching import LengthBucketSampler, SequenceBatch, SequenceLoader, TokenSequences
+    from rnnlab.data.text_classification import TextClassificationData
+    from rnnlab.data.vocabulary import Vocabulary
+
+__all__ = [
+    "DataModule",
+    "LengthBucketSampler",
+    "SequenceBatch",
+    "SequenceLoader",
+    "TextClassificationData",
+    "TokenSequences",
+    "Vocabulary",
+]
+
+_HOME = {
+    "DataModule": "base",
+    "LengthBucketSampler": "batching",
+    "SequenceBatch": "batching",
+    "SequenceLoader": "batching",
+    "TextClassificationData": "text_classification",
+    "TokenSequences": "batching",
+    "Vocabulary": "vocabulary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that a vocabulary needs neither torch nor lightning."""
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,251 @@
+"""Batches of sequences of unlike length, gathered from one flat tensor.
+
+Legend: `T` time, `B` batch; `*` stands for any further dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Padded sequences, time first.
+
+    Attributes:
+        inputs: `[T, B, *]`, zero past each row's length; `T` is the longest length.
+        lengths: `[B]`, int64; always on the CPU, where packing and bucketing read them.
+        targets: what the task learns to predict; None where there is nothing to compare with.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    targets: Any = None
+
+    def __len__(self) -> int:
+        """The number of rows, `B`."""
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SequenceBatch:
+        """A copy on the device, with the lengths left on the CPU."""
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=non_blocking)
+        return SequenceBatch(self.inputs.to(device, non_blocking=non_blocking), self.lengths, targets)
+
+    def pin_memory(self) -> SequenceBatch:
+        """A copy in page-locked memory, which moves to a GPU without waiting."""
+        targets = None if self.targets is None else self.targets.pin_memory()
+        return SequenceBatch(self.inputs.pin_memory(), self.lengths, targets)
+
+
+class TokenSequences(Dataset[SequenceBatch]):
+    """Token sequences in one flat tensor; indexing by a list of rows gives their `SequenceBatch`.
+
+    Args:
+        sequences: numbers of tokens; none is empty.
+        targets: `[N, *]`, one entry a sequence, or None.
+
+    Raises:
+        ValueError: a sequence is empty, or the targets are not one a sequence.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], targets: Tensor | None = None) -> None:
+        self.lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+        if targets is not None and len(targets) != len(self.lengths):
+            raise ValueError(
+                f"one target a sequence is needed; got {len(targets)} for {len(sequences)} sequences"
+            )
+        if len(self.lengths) and not self.lengths.all():
+            raise ValueError(f"sequence {int((self.lengths == 0).nonzero()[0])} is empty")
+        # int32 halves the memory of a large corpus; a batch is widened when it is gathered.
+        self.flat = torch.tensor(list(chain.from_iterable(sequences)), dtype=torch.int32)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: Sequence[int] | int) -> SequenceBatch:
+        chosen = torch.as_tensor([rows] if isinstance(rows, int) else rows, dtype=torch.int64)
+        lengths = self.lengths[chosen]
+        steps = torch.arange(int(lengths.max())).unsqueeze(1)
+        # Past its end a row reads some other row's token, which the product then zeroes.
+        places = (self.starts[chosen] + steps).clamp_(max=len(self.flat) - 1)
+        inputs = self.flat[places].long() * (steps < lengths)
+        return SequenceBatch(inputs, lengths, None if self.targets is None else self.targets[chosen])
+
+
+class LengthBucketSampler:
+    """Batches of rows of similar length, in an order that seed and epoch alone decide.
+
+    Rows are shuffled, cut into pools of many batches, sorted by length within each pool, cut into batches,
+    and the batches are shuffled. Without shuffling, the whole set is sorted by length once. With several
+    replicas each global batch is dealt out to them, so that all take equally many and equally long batches;
+    to make the last batch even, some of its rows are given twice.
+
+    Args:
+        lengths: `[N]`, the length of each row.
+        batch_size: rows a batch and replica.
+        shuffle: mix the rows anew in each epoch.
+        seed: of the shuffling.
+        pool_batches: batches a pool: more of them pad less and mix less.
+        drop_last: leave out the last, smaller batch.
+        num_replicas: processes that share the data.
+        rank: which of them this is.
+
+    Raises:
+        ValueError: no rows, a batch size below 1, or a rank out of range.
+    """
+
+    def __init__(
+        self,
+        lengths: Tensor,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        pool_batches: int = 50,
+        drop_last: bool = False,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        if batch_size < 1 or pool_batches < 1:
+            raise ValueError(
+                f"batch_size and pool_batches are at least 1; got {batch_size} and {pool_batches}"
+            )
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank lies in 0 to {num_replicas - 1}; got {rank}")
+        if not len(lengths):
+            raise ValueError("there are no rows to sample from")
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.pool_batches = pool_batches
+        self.drop_last = drop_last
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+        self._skip = 0
+        if not len(self):
+            raise ValueError(
+                f"drop_last leaves no batch: {len(lengths)} rows, batches of {batch_size * num_replicas}"
+            )
+
+    def __len__(self) -> int:
+        """Batches an epoch and replica."""
+        whole = self.batch_size * self.num_replicas
+        return len(self.lengths) // whole if self.drop_last else math.ceil(len(self.lengths) / whole)
+
+    @property
+    def skip(self) -> int:
+        """Batches that the next pass leaves out because they were given before an interruption."""
+        return self._skip
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        if epoch != self.epoch:
+            self._skip = 0
+        self.epoch = epoch
+
+    def resume(self, epoch: int, position: int) -> None:
+        """Let the next pass be that of `epoch`, from batch `position` on."""
+        self.epoch, self._skip = epoch, position
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self._skip = self._skip, 0
+        for chunk in self._chunks()[skip:]:
+            rows = chunk.tolist()
+            if (missing := -len(rows) % self.num_replicas) > 0:
+                rows += (rows * missing)[:missing]
+            yield rows[self.rank :: self.num_replicas]
+
+    def _chunks(self) -> list[Tensor]:
+        """The global batches of this epoch, in order."""
+        whole, rows = self.batch_size * self.num_replicas, len(self.lengths)
+        if not self.shuffle:
+            return list(self.lengths.argsort(stable=True).split(whole))[: len(self)]
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        order = torch.randperm(rows, generator=generator)
+        if self.drop_last:
+            order = order[: len(self) * whole]
+        pools = order.split(whole * self.pool_batches)
+        chunks = [c for pool in pools for c in pool[self.lengths[pool].argsort(stable=True)].split(whole)]
+        return [chunks[place] for place in torch.randperm(len(chunks), generator=generator).tolist()]
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed from several, such that no two lists of small numbers share it by accident."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
+
+
+class SequenceLoader:
+    """Iterates over `dataset[rows]` for each list of rows of the sampler, and knows where it stands.
+
+    `state_dict` counts the batches that were handed out, not those that workers have prepared, so that a
+    pass continues with exactly the next batch.
+
+    Args:
+        dataset: gives a batch for a list of rows.
+        sampler: gives the lists of rows.
+        num_workers: processes that gather batches ahead; 0 gathers in this one.
+        pin_memory: hand out batches in page-locked memory.
+        reorder: let each epoch have an order of its own; without, all have that of the first.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        sampler: LengthBucketSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        reorder: bool = True,
+    ) -> None:
+        self._dataset, self._sampler = dataset, sampler
+        self._workers, self._pin_memory = num_workers, pin_memory
+        self._position = 0
+        # Trainers look for `sampler` to announce the epoch, and would replace one that reorders in vain.
+        if sampler.shuffle and reorder:
+            self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Batches a pass."""
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._position = self._sampler.skip
+        for batch in self._batches():
+            self._position += 1
+            yield batch
+
+    def _batches(self) -> Iterator[Any]:
+        if self._workers or self._pin_memory:
+            return iter(
+                DataLoader(
+                    self._dataset,
+                    sampler=self._sampler,
+                    batch_size=None,
+                    num_workers=self._workers,
+                    pin_memory=self._pin_memory,
+                )
+            )
+        return (self._dataset[rows] for rows in self._sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were handed out."""
+        return {"epoch": self._sampler.epoch, "position": self._position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Let the next pass continue where `state` was taken."""
+        self._sampler.resume(state["epoch"], state["position"])
+        self._position = state["position"]
