@@ -88,7 +88,7 @@ def run_stack(
     """Several layers of one kind in one call of PyTorch's kernel.
 
     Args:
-        stack: the cells, a layer after the other, forward before reverse in each; of one type and hidden size.
+        stack: cells of one type and hidden size, layer after layer, forward before reverse in each.
         x: `[T, B, I]`, or a `PackedSequence`.
         state: `[L*D, B, *]` each, in the order of `stack`, the rows in the order before packing.
         dropout: between layers, where `training`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rnnlab.recurrence import choice
@@ -95,7 +96,7 @@ class Recurrence(nn.Module):
         if state is None:
             states = initial_state(cell, spec, batch, x)
         else:
-            states = self._check_state(spec, state, batch)
+            states = self._check_state(spec, state, batch, x)
         known = None if lengths is None else check_lengths(lengths, length, batch, x.device)
         if resets is not None:
             restart = states if state is None else initial_state(cell, spec, batch, x)
@@ -131,7 +132,7 @@ class Recurrence(nn.Module):
         states = (
             initial_state(self.cell, spec, batch, x_t)
             if state is None
-            else self._check_state(spec, state, batch)
+            else self._check_state(spec, state, batch, x_t)
         )
         noise = self._draw(spec, 1, batch, x_t, states)
         noise_t = [item.value[0] if item.per == "step" else item.value for item in noise]
@@ -162,7 +163,7 @@ class Recurrence(nn.Module):
             backend = self._choices[key] = choice.choose(self.backend, call)
         return backend
 
-    def _check_state(self, spec: StepSpec, state: Any, batch: int) -> State:
+    def _check_state(self, spec: StepSpec, state: Any, batch: int, x: Tensor) -> State:
         states = (state,) if isinstance(state, Tensor) else state
         shapes = [(batch, *shape) for shape in spec.state_shapes]
         if (
@@ -170,14 +171,26 @@ class Recurrence(nn.Module):
             or not all(isinstance(s, Tensor) for s in states)
             or [tuple(s.shape) for s in states] != shapes
         ):
-            got = (
-                [list(s.shape) if isinstance(s, Tensor) else type(s).__name__ for s in states]
-                if isinstance(states, tuple | list)
-                else type(state).__name__
-            )
+            got: Any = type(state).__name__
+            if isinstance(states, tuple | list):
+                got = [list(s.shape) if isinstance(s, Tensor) else type(s).__name__ for s in states]
             name, wanted = type(self.cell).__name__, [list(s) for s in shapes]
             raise ValueError(f"the state of {name} must have shapes {wanted}, got {got}")
+        for s in states:
+            if s.device != x.device:
+                raise ValueError(f"the state is on {s.device}, the inputs on {x.device}")
+            if s.is_floating_point() and x.is_floating_point() and s.dtype != x.dtype:
+                # Autocast mixes dtypes by design, and a cell may keep a state in a higher precision.
+                self._check_dtype(s, x)
         return tuple(states)
+
+    def _check_dtype(self, state: Tensor, x: Tensor) -> None:
+        dtypes = {p.dtype for p in self.cell.parameters() if p.is_floating_point()}
+        if dtypes and state.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+            wanted = ", ".join(sorted(map(str, dtypes)))
+            raise ValueError(
+                f"the state is {state.dtype}, the parameters {wanted}: convert one by .to(dtype)"
+            )
 
     def extra_repr(self) -> str:
         parts = ["reverse=True"] if self.reverse else []
