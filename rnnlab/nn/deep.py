@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.cells import Bias
+from rnnlab.nn import convert
 from rnnlab.nn.build import CellFactory, build, per_layer
-from rnnlab.recurrence import Lengths, Recurrence, StepSpec, choice
-from rnnlab.recurrence.contract import check_lengths
+from rnnlab.recurrence import Lengths, Recurrence, StepSpec, aten, choice
+from rnnlab.recurrence.contract import check_lengths, has_hooks, initial_state
 
 Merge = Literal["concat", "sum", "mean", "mul"]
 
@@ -133,6 +134,7 @@ class DeepRNN(nn.Module):
         self.output_size = widths[-1]
         kinds = {(spec.state_shapes, spec.single) for spec in self._specs}
         self.stacked_state = len(kinds) == 1
+        self._choices: dict[Any, bool] = {}
         self._adds = [residual and above == below for below, above in pairwise(widths)]
         if residual and not any(self._adds):
             raise ValueError(f"residual=True needs a layer as wide as its input, got the widths {widths}")
@@ -164,6 +166,21 @@ class DeepRNN(nn.Module):
         choice.check_name(name)
         for layer in self._recurrences():
             layer.backend = name
+
+    @classmethod
+    def from_torch(cls, module: nn.RNNBase, *, backend: str = "auto") -> DeepRNN:
+        """The network of an `nn.RNN`, `nn.LSTM` or `nn.GRU`, with a copy of its parameters.
+
+        Raises TypeError for another module.
+        """
+        return convert.from_torch(module, backend=backend)
+
+    def to_torch(self) -> nn.RNNBase:
+        """The `nn.RNN`, `nn.LSTM` or `nn.GRU` of this network, with a copy of its parameters.
+
+        A single bias becomes two, the second zero. Raises ValueError, with the reason, where there is none.
+        """
+        return convert.to_torch(self)
 
     def forward(
         self,
@@ -241,6 +258,8 @@ class DeepRNN(nn.Module):
         self, x: Tensor, states: list[Any], lengths: Lengths | None, resets: Tensor | None
     ) -> tuple[list[Tensor], list[Any]]:
         """All layers over `[T, B, I]`: the outputs of each layer, the final state of each direction of it."""
+        if self._runs_whole(x, lengths, resets):
+            return self._run_whole(x, states, lengths)
         layers = self._recurrences()
         if self.residual and lengths is not None:
             # The padding of x may hold anything; that of every output is zero.
@@ -259,6 +278,63 @@ class DeepRNN(nn.Module):
                 index, each[0] if directions == 1 else _MERGES[self.merge](each), x, outputs
             )
         return outputs, final
+
+    def _runs_whole(self, x: Tensor, lengths: Lengths | None, resets: Tensor | None) -> bool:
+        """Whether one call of PyTorch's kernel does all layers: in a plain stack that it would run anyway."""
+        if len(self._specs) == 1 or resets is not None or self._not_plain() is not None:
+            return False
+        return self._torch_is_chosen(x, lengths is not None)
+
+    def _torch_is_chosen(self, x: Tensor, with_lengths: bool) -> bool:
+        """Whether PyTorch's kernel is the choice for inputs like `x` `[*, *, I]`; kept once found."""
+        device = x.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (x.dtype, x.device, with_lengths, torch.is_grad_enabled(), autocast, self.backend)
+        found = self._choices.get(key)
+        if found is None:
+            lengths = Lengths(x.new_ones(x.shape[1], dtype=torch.long), None) if with_lengths else None
+            found = self._choices[key] = self._recurrences()[0].chosen(x, lengths=lengths) == "aten"
+        return found
+
+    def _not_plain(self) -> str | None:
+        """Why this stack is not what `nn.RNN`, `nn.LSTM` or `nn.GRU` can be; None if it is."""
+        layers = self._recurrences()
+        modes = {aten.mode(layer.cell) for layer in layers}
+        if None in modes or len(modes) > 1:
+            return "its cells must all be RNN, all LSTM or all GRU cells"
+        if not self.stacked_state:
+            return "its layers must have equal sizes"
+        if len({layer.cell.bias_ih is None for layer in layers}) > 1:
+            return "its layers must all have a bias, or none"
+        if self.bidirectional and self.merge != "concat":
+            return f"its directions are merged by {self.merge!r} and not by 'concat'"
+        for name in ("residual", "return_all_layers"):
+            if getattr(self, name):
+                return f"it has {name}=True"
+        if self.variational_dropout and self.dropout:
+            return "it has variational dropout"
+        if any(has_hooks(layer) or has_hooks(layer.cell) for layer in layers):
+            return "its cells have hooks"
+        return None
+
+    def _run_whole(
+        self, x: Tensor, states: list[Any], lengths: Lengths | None
+    ) -> tuple[list[Tensor], list[Any]]:
+        layers, spec = self._recurrences(), self._specs[0]
+        each = [
+            initial_state(layer.cell, spec, x.shape[1], x) if state is None else spec.from_cell(state)
+            for layer, state in zip(layers, states, strict=True)
+        ]
+        outputs, final = aten.run_stack(
+            [layer.cell for layer in layers],
+            x,
+            tuple(torch.stack(column) for column in zip(*each, strict=True)),
+            lengths,
+            dropout=self.dropout,
+            training=self.training,
+            bidirectional=self.bidirectional,
+        )
+        return [outputs], [spec.to_cell(column) for column in zip(*(s.unbind(0) for s in final), strict=True)]
 
     def _finish_layer(self, index: int, output: Tensor, below: Tensor, outputs: list[Tensor]) -> Tensor:
         """Add the residual, keep the layer's output, and return the next layer's input."""

@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab import cells
-from rnnlab.recurrence.contract import Call, State
+from rnnlab.recurrence.contract import Call, Lengths, State, has_hooks
 
 # By exact type: a subclass may have changed the equation.
 _MODES: dict[type[nn.Module], str] = {
@@ -43,7 +43,7 @@ class Aten:
         cell, x = call.cell, call.x
         if type(cell) not in _MODES:
             return "PyTorch has kernels for the RNN, LSTM and GRU cells alone"
-        if cell._forward_hooks or cell._forward_pre_hooks or cell._backward_hooks or cell._backward_pre_hooks:
+        if has_hooks(cell):
             return "the cell has hooks, which its kernel would not call"
         if call.resets is not None:
             return "PyTorch's kernels have no resets"
@@ -58,61 +58,57 @@ class Aten:
         return None
 
     def run(self, call: Call) -> tuple[Tensor, State]:
-        x, lengths = call.x, call.lengths
-        if call.reverse:
-            x = _reversed(x, lengths)
+        lengths = None if call.lengths is None else Lengths(call.lengths, call.host_lengths)
+        x = _reversed(call.x, call.lengths) if call.reverse else call.x
         state = tuple(s.unsqueeze(0) for s in call.state)
-        if lengths is None:
-            outputs, final = run_stack([call.cell], x, state)
-        else:
-            host = call.host_lengths if call.host_lengths is not None else lengths.cpu()
-            packed = pack_padded_sequence(x, host, enforce_sorted=False)
-            done, final = run_stack([call.cell], packed, state)
-            outputs, _ = pad_packed_sequence(done, total_length=x.shape[0])
+        outputs, final = run_stack([call.cell], x, state, lengths)
         if call.reverse:
-            outputs = _reversed(outputs, lengths)
-        # Autocast computes in a lower precision; a state keeps its dtype.
-        kept = tuple(s.squeeze(0).to(old.dtype) for s, old in zip(final, call.state, strict=True))
-        return outputs.to(call.state[0].dtype), kept
+            outputs = _reversed(outputs, call.lengths)
+        return outputs, tuple(s.squeeze(0) for s in final)
 
 
 def run_stack(
     stack: Sequence[nn.Module],
-    x: Any,
+    x: Tensor,
     state: State,
+    lengths: Lengths | None = None,
     *,
     dropout: float = 0.0,
     training: bool = False,
     bidirectional: bool = False,
-) -> tuple[Any, State]:
+) -> tuple[Tensor, State]:
     """Several layers of one kind in one call of PyTorch's kernel.
 
     Args:
         stack: cells of one type and hidden size, layer after layer, forward before reverse in each.
-        x: `[T, B, I]`, or a `PackedSequence`.
-        state: `[L*D, B, *]` each, in the order of `stack`, the rows in the order before packing.
+        x: `[T, B, I]`.
+        state: `[L*D, B, *]` each, in the order of `stack`.
+        lengths: of each row, where they differ from T.
         dropout: between layers, where `training`.
 
     Returns:
-        The outputs in the form of `x`, and the final state.
+        The outputs `[T, B, *]` and the final state, both in the dtype of `state`.
     """
-    has_biases = stack[0].bias_ih is not None
+    kernel: Any = _KERNELS[str(mode(stack[0]))]
     flat = _contiguous(stack, [weight for cell in stack for weight in weights(cell)], bidirectional)
     num_layers = len(stack) // (2 if bidirectional else 1)
-    options = (flat, has_biases, num_layers, dropout, training, bidirectional)
-    kernel = _KERNELS[str(mode(stack[0]))]
-    order = x.sorted_indices if isinstance(x, PackedSequence) else None
-    if order is not None:
-        state = tuple(s.index_select(1, order) for s in state)
+    options = (flat, stack[0].bias_ih is not None, num_layers, dropout, training, bidirectional)
     hidden = state if len(state) > 1 else state[0]
-    if isinstance(x, PackedSequence):
-        outputs, *final = kernel(x.data, x.batch_sizes, hidden, *options)
-        outputs = PackedSequence(outputs, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-        if x.unsorted_indices is not None:
-            final = [s.index_select(1, x.unsorted_indices) for s in final]
-    else:
+    if lengths is None:
         outputs, *final = kernel(x, hidden, *options, False)
-    return outputs, tuple(final)
+    else:
+        host = lengths.values.cpu() if lengths.host is None else lengths.host
+        packed = pack_padded_sequence(x, host, enforce_sorted=False)
+        order, back = packed.sorted_indices, packed.unsorted_indices
+        assert order is not None
+        assert back is not None
+        hidden = tuple(s.index_select(1, order) for s in state)
+        hidden = hidden if len(state) > 1 else hidden[0]
+        data, *final = kernel(packed.data, packed.batch_sizes, hidden, *options)
+        outputs, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
+        final = [s.index_select(1, back) for s in final]
+    # Autocast computes in a lower precision; a state keeps its dtype.
+    return outputs.to(state[0].dtype), tuple(s.to(old.dtype) for s, old in zip(final, state, strict=True))
 
 
 def mode(cell: nn.Module) -> str | None:

@@ -110,7 +110,7 @@ class Call:
         return (
             type(cell),
             self.spec,
-            bool(cell._forward_hooks or cell._forward_pre_hooks or cell._backward_hooks),
+            has_hooks(cell),
             x.dtype,
             x.device,
             x.shape[2:],
@@ -122,6 +122,16 @@ class Call:
             torch.is_grad_enabled(),
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its `forward`: hooks that only a real call runs."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def step(

@@ -86,6 +86,28 @@ class Recurrence(nn.Module):
         Raises:
             ValueError: a shape, dtype or device that does not fit, or a named backend that cannot run this.
         """
+        call = self._call(x, state, lengths, resets)
+        outputs, final = self._chosen(call).run(call)
+        return outputs, final[0] if call.spec.single else final
+
+    def chosen(
+        self,
+        x: Tensor,
+        state: Tensor | State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | Lengths | None = None,
+        resets: Tensor | None = None,
+    ) -> str:
+        """The name of the backend that runs such a call of `forward`; raises what it would raise."""
+        return self._chosen(self._call(x, state, lengths, resets)).name
+
+    def _call(
+        self,
+        x: Tensor,
+        state: Tensor | State | None,
+        lengths: Tensor | Sequence[int] | Lengths | None,
+        resets: Tensor | None,
+    ) -> Call:
         shape = x.shape
         if len(shape) < 2 or shape[0] == 0:
             raise ValueError(f"x must be [T, B, *] with at least one step, got {list(shape)}")
@@ -103,7 +125,7 @@ class Recurrence(nn.Module):
             resets = check_resets(resets, length, batch, x.device)
             if self.reverse:
                 resets = shift_resets(resets, None if known is None else known.values)
-        call = Call(
+        return Call(
             cell,
             spec,
             x,
@@ -115,8 +137,6 @@ class Recurrence(nn.Module):
             self.reverse,
             self._draw(spec, length, batch, x, states),
         )
-        outputs, final = self._backend(call).run(call)
-        return outputs, final[0] if spec.single else final
 
     def step(self, x_t: Tensor, state: Tensor | State | None = None) -> tuple[Tensor, Any]:
         """One step, for streaming and generation: the same as `forward` on a sequence of one.
@@ -156,7 +176,7 @@ class Recurrence(nn.Module):
             return ()
         return draw(self.cell, length, batch, device=x.device, dtype=states[0].dtype)
 
-    def _backend(self, call: Call) -> choice.Backend:
+    def _chosen(self, call: Call) -> choice.Backend:
         key = (self.backend, call.signature())
         backend = self._choices.get(key)
         if backend is None:

@@ -1,0 +1,127 @@
+"""Stand-ins for `torch.nn`'s networks: the same modules, run by whichever backend applies.
+
+Each is a subclass of `torch.nn`'s class, which keeps the constructor, the parameters with their names and
+initialisation, the checks with their messages, and the methods. Only the computation goes another way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnlab.nn import convert
+from rnnlab.nn.deep import DeepRNN
+from rnnlab.recurrence import choice
+
+
+class _ByBackend(nn.RNNBase):
+    """`forward` by a `DeepRNN` over this module's own parameters, or by PyTorch's kernel if it is chosen."""
+
+    backend: str = "auto"
+
+    def __init__(self, *args: Any, backend: str = "auto", **kwargs: Any) -> None:
+        choice.check_name(backend)
+        super().__init__(*args, **kwargs)
+        self.backend = backend
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As in `torch.nn`: outputs and final state, for a tensor or a `PackedSequence`."""
+        if self.backend == "aten" or not self._is_usual(input, hx):
+            return super().forward(input, hx)
+        packed = isinstance(input, PackedSequence)
+        x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
+        hidden = hx
+        if not packed and x.dim() == 2:
+            x = x.unsqueeze(0 if self.batch_first else 1)
+            hidden = hx.unsqueeze(1) if isinstance(hx, Tensor) else hx and tuple(h.unsqueeze(1) for h in hx)
+        if hidden is None:
+            self.check_input(x, batch_sizes)
+        else:
+            self.check_forward_args(x, hidden, batch_sizes)
+        network = self._network()
+        if network._torch_is_chosen(x.unsqueeze(0) if packed else x, packed):
+            return super().forward(input, hx)
+        return network(input, hx)
+
+    def _is_usual(self, input: Any, hx: Any) -> bool:
+        """Whether all tensors have the ranks that they should; if not, `torch.nn` says what is wrong."""
+        if isinstance(input, PackedSequence):
+            dims = 3
+        elif isinstance(input, Tensor) and input.dim() in (2, 3) and input.numel():
+            dims = input.dim()
+        else:
+            return False
+        if hx is None:
+            return True
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        return (
+            isinstance(states, tuple | list)
+            and len(states) == (2 if self.mode == "LSTM" else 1)
+            and isinstance(hx, Tensor) == (self.mode != "LSTM")
+            and all(isinstance(h, Tensor) and h.dim() == dims for h in states)
+        )
+
+    def _network(self) -> DeepRNN:
+        """A `DeepRNN` that computes with this module's parameters, whatever they are at the moment.
+
+        They may have been replaced since the last call: by `torch.func.functional_call`, a parametrization, or
+        plain tensors, as weight drop does.
+        """
+        network: DeepRNN | None = self.__dict__.get("_deep")
+        if network is None or network.backend != self.backend:
+            network = convert.skeleton(self, backend=self.backend)
+            # Past nn.Module.__setattr__, which would make it a submodule with parameters of its own.
+            self.__dict__["_deep"] = network
+            self.__dict__["_links"] = tuple(convert.names(network))
+        for cell, name, torch_name in self.__dict__["_links"]:
+            parameter = getattr(self, torch_name)
+            if cell._parameters.get(name) is not parameter:
+                cell._parameters[name] = parameter
+        network.training = self.training
+        network.dropout = self.dropout
+        network.batch_first = self.batch_first
+        return network
+
+    def _forget_network(self, state: dict[str, Any]) -> None:
+        state.pop("_deep", None)
+        state.pop("_links", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        self._forget_network(state)
+        return state
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()
+        self._forget_network(replica.__dict__)
+        return replica
+
+    def extra_repr(self) -> str:
+        backend = f", backend={self.backend!r}" if self.backend != "auto" else ""
+        return super().extra_repr() + backend
+
+
+class RNN(_ByBackend, nn.RNN):
+    """`torch.nn.RNN` on any backend.
+
+    Takes the arguments of `torch.nn.RNN`, and `backend` as in `rnnlab.DeepRNN`. Shapes, parameters, their
+    initialisation, errors and checkpoints are those of `torch.nn.RNN`, in both ways.
+    """
+
+
+class LSTM(_ByBackend, nn.LSTM):
+    """`torch.nn.LSTM` on any backend, `proj_size` included.
+
+    Takes the arguments of `torch.nn.LSTM`, and `backend` as in `rnnlab.DeepRNN`. Shapes, parameters, their
+    initialisation, errors and checkpoints are those of `torch.nn.LSTM`, in both ways.
+    """
+
+
+class GRU(_ByBackend, nn.GRU):
+    """`torch.nn.GRU` on any backend.
+
+    Takes the arguments of `torch.nn.GRU`, and `backend` as in `rnnlab.DeepRNN`. Shapes, parameters, their
+    initialisation, errors and checkpoints are those of `torch.nn.GRU`, in both ways.
+    """
