@@ -3,6 +3,7 @@
 Legend: `B` batch, `I` input, `H` hidden, `G` gates.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ class Cell(nn.Module):
     """A cell with `weight_ih` `[G*H, I]`, `weight_hh` `[G*H, H]`, `bias_ih` and `bias_hh` `[G*H]`.
 
     A subclass sets `gates`, writes its equation as `forward(x_t, state)`, and overrides `initial_state` where
-    its state is more than `h`. One that adds parameters calls `reset_parameters()` once they are there.
+    its state is more than `h`, and `add_parameters` where it has other parameters than these.
 
     Args:
         input_size: I.
@@ -65,7 +66,11 @@ class Cell(nn.Module):
         self.weight_hh = parameter(rows, self.recurrent_size)
         self.bias_ih = parameter(rows) if bias else None
         self.bias_hh = parameter(rows) if bias is True else None
+        self.add_parameters(parameter)
         self.reset_parameters()
+
+    def add_parameters(self, parameter: Callable[..., nn.Parameter]) -> None:
+        """Add parameters, or replace them, by `parameter(*shape)`: called before they are initialised."""
 
     @property
     def recurrent_size(self) -> int:
@@ -78,7 +83,7 @@ class Cell(nn.Module):
 
     def initial_state(self, batch: int) -> Tensor | tuple[Tensor, ...]:
         """Zeros `[B, H]`."""
-        return self.weight_hh.new_zeros(batch, self.hidden_size)
+        return self.weight_ih.new_zeros(batch, self.hidden_size)
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
