@@ -1,0 +1,2 @@
+def measure(quick: bool) -> float | None:
+    return None

@@ -1,0 +1,75 @@
+"""The error rule that a backend is held to: against float64, at most twice what the eager loop errs.
+
+Both errors are measured in the same dtype, for every output, final state and gradient. The bound follows the
+problem (a long or ill-conditioned recurrence may err more) and needs no tolerance chosen by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FACTOR = 2.0
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How results compare under the rule."""
+
+    ok: bool
+    worst: str
+    """The result that comes nearest to its bound, or is furthest past it, in words."""
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    """The error in the Euclidean norm, relative to the exact value; infinite where NaN or infinity differ."""
+    if actual.shape != exact.shape:
+        return float("inf")
+    actual, exact = actual.detach().double(), exact.detach().double()
+    finite = exact.isfinite()
+    if not finite.all():
+        if not torch.equal(torch.where(finite, 0, exact).nan_to_num(3, 1, 2), _odd(actual, finite)):
+            return float("inf")
+        actual, exact = actual[finite], exact[finite]
+    if not actual.isfinite().all():
+        return float("inf")
+    scale = float(exact.norm())
+    return float((actual - exact).norm()) / (scale if scale > 0 else 1.0)
+
+
+def compare(
+    results: Mapping[str, Tensor],
+    eager: Mapping[str, Tensor],
+    exact: Mapping[str, Tensor],
+    *,
+    factor: float = FACTOR,
+) -> Accuracy:
+    """Hold results to the rule, name by name; all three must have the same names.
+
+    Args:
+        results: what is judged.
+        eager: the reference's results in the same dtype.
+        exact: the reference's results in float64.
+        factor: how many times eager's error is allowed. One rounding unit of the dtype always is.
+    """
+    if set(results) != set(exact):
+        missing = sorted(set(exact) ^ set(results))
+        return Accuracy(False, f"{', '.join(missing)}: given by one side alone")
+    worst, worst_share, ok = "nothing to compare", -1.0, True
+    for name, value in results.items():
+        ours, theirs = error(value, exact[name]), error(eager[name], exact[name])
+        bound = factor * theirs + torch.finfo(value.dtype).eps
+        share = ours / bound
+        if not ours <= bound:
+            ok = False
+        if share > worst_share:
+            worst_share = share
+            worst = f"{name}: error {ours:.1e}, eager's {theirs:.1e}, at most {bound:.1e} allowed"
+    return Accuracy(ok, worst)
+
+
+def _odd(actual: Tensor, finite: Tensor) -> Tensor:
+    return torch.where(finite, 0, actual).nan_to_num(3, 1, 2)
