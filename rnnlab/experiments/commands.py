@@ -113,7 +113,8 @@ def evaluate(argv: list[str]) -> int:
     own, rest = _split(options.settings, ("checkpoint", "split", "output"), ("data", "trainer"))
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")
-    if (split := own.get("split", "test")) not in ("test", "validation"):
+    split = own.get("split", "test")
+    if split != "test" and split != "validation":
         raise ValueError(f"split={split}: expected test or validation")
 
     from rnnlab.experiments.evaluate import evaluate as run
@@ -215,9 +216,8 @@ def _groups_table(command: str, config_dir: str | None) -> str:
     primary = groups.primary_file(folders, command)
     chosen = groups.default_choices(primary)
     lines = ["groups (the first is the default):"]
-    for name, options in sorted(
-        groups.read_groups(folders).items(), key=lambda item: _order(item[0], chosen)
-    ):
+    known = groups.read_groups(folders)
+    for name in sorted(known, key=lambda name: _order(name, chosen)):
         default = chosen.get(name)
         rest = sorted(option for option in known[name] if option != default)
         first = [default] if default else ["(none)"]

@@ -5,20 +5,31 @@ told at once, by the same rules with and without `+`.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra import initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rnnlab.experiments.groups import default_choices, primary_file, read_groups, search_path
+from rnnlab.experiments.groups import (
+    default_choices,
+    primary_file,
+    read_groups,
+    read_yaml,
+    search_path,
+    shipped_folder,
+)
 from rnnlab.training.validate import ConfigError, faults
 
 
@@ -66,42 +77,68 @@ def compose(
         chosen = OmegaConf.to_container(composed.pop("hydra").runtime.choices)
     assert isinstance(chosen, dict)
     picked = {str(key): value for key, value in chosen.items() if not str(key).startswith("hydra/")}
-    config = prove(composed, values, found, extra=[name.split("/")[0] for name in groups])
+    allowed = {name.split("/")[0] for name in groups} | set(read_yaml(shipped_folder() / f"{command}.yaml"))
+    config = prove(composed, values, found, allowed - {"defaults"})
     if config.get("name", "") is None:
         config.name = picked.get("experiment") or picked.get("task")
     return Composed(config, list(overrides), picked)
 
 
 def prove(
-    config: DictConfig, values: Sequence[Override] = (), found: Sequence[str] = (), extra: Sequence[str] = ()
+    config: DictConfig,
+    values: Sequence[Override] = (),
+    found: Sequence[str] = (),
+    top_level: Collection[str] | None = None,
 ) -> DictConfig:
     """Set single values, resolve every reference, and check the whole.
+
+    Args:
+        config: what the files gave; changed in place.
+        values: single values to set in it.
+        found: faults that were met before.
+        top_level: the keys that may stand at the top; by default those that do.
 
     Raises:
         ConfigError: `found` and what is wrong with the result.
     """
     lines = list(found)
-    known = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(known, dict)
+    known: Any = OmegaConf.to_container(config, resolve=False)
     OmegaConf.set_struct(config, False)
     for override in values:
         try:
             _set(config, override)
         except OmegaConfBaseException as error:
             lines.append(f"{override.input_line}: {str(error).splitlines()[0]}")
-    lines += [f"{key}: required, but not given" for key in sorted(OmegaConf.missing_keys(config))]
-    source = OmegaConf.to_container(config, resolve=False)
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    except OmegaConfBaseException as error:
-        raise ConfigError([*lines, f"{error.full_key}: {str(error).splitlines()[0]}"]) from error
-    assert isinstance(source, dict)
+    for key, text in list(_texts(OmegaConf.to_container(config, resolve=False))):
+        if text == "???":
+            lines.append(f"{key}: required, but not given")
+        elif "${" in text:
+            try:
+                OmegaConf.select(config, key, throw_on_resolution_failure=True)
+            except OmegaConfBaseException as error:
+                lines.append(f"{key}={text}: {str(error).splitlines()[0]}")
+                OmegaConf.update(config, key, "???")  # told once; the rest is still checked
+    source: Any = OmegaConf.to_container(config, resolve=False)
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     assert isinstance(resolved, dict)
-    known |= dict.fromkeys((name for name in extra if name not in known), None)
+    if top_level is not None:
+        known = {key: known.get(key) for key in sorted(top_level)}
     lines += faults({str(k): v for k, v in resolved.items()}, source, known)
     if lines:
         raise ConfigError(lines)
     return config
+
+
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a tree, with its full key."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{path}[{index}]")
+    elif isinstance(value, str):
+        yield path, value
 
 
 def parse_values(words: Sequence[str]) -> list[Override]:
@@ -146,24 +183,29 @@ def _choice(
             known = False
     if not known or override.is_delete():
         return override.input_line if known else None
-    plain = override.input_line.lstrip("+")
+    plain = str(override.input_line).lstrip("+")
     return plain if name in in_defaults else f"+{plain}"
 
 
-def _hydra(command: str, choices: list[str], folders: Sequence[Any]) -> DictConfig:
-    """Compose the groups; the first folder is the primary one, the others are searched after it."""
+class _UserFolder(SearchPathPlugin):
+    """Puts the user's folder before the shipped one, so that its file of the same name wins."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.prepend("--config-dir", f"file://{self.folder}", SearchPathQuery(provider="main"))
+
+
+def _hydra(command: str, choices: list[str], folders: Sequence[Path]) -> DictConfig:
+    Plugins.instance().register(_UserFolder)
     GlobalHydra.instance().clear()
-    search = [f"hydra.searchpath=[{', '.join(str_literal(f'file://{folder}') for folder in folders[1:])}]"]
-    with initialize_config_dir(config_dir=str(folders[0]), version_base="1.3", job_name="rnnlab"):
-        return hydra_compose(
-            config_name=command, overrides=choices + (search if folders[1:] else []), return_hydra_config=True
-        )
-
-
-def str_literal(text: str) -> str:
-    """A text quoted for Hydra's grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    _UserFolder.folder = folders[0] if len(folders) > 1 else None
+    try:
+        with initialize_config_module("rnnlab.conf", version_base="1.3", job_name="rnnlab"):
+            return hydra_compose(config_name=command, overrides=choices, return_hydra_config=True)
+    finally:
+        _UserFolder.folder = None
 
 
 def _set(config: DictConfig, override: Override) -> None:

@@ -3,6 +3,7 @@
 `resolve` is the only place where a name out of a configuration becomes a Python object.
 """
 
+import difflib
 import functools
 import importlib
 from collections.abc import Mapping
@@ -40,11 +41,17 @@ def resolve(name: Any) -> Any:
             try:
                 found = getattr(found, attribute)
             except AttributeError:
-                raise TargetError(f"{name}: {found!r} has no {attribute!r}") from None
+                near = difflib.get_close_matches(attribute, dir(found), n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise TargetError(f"{name}: {_name(found)} has no {attribute!r}{hint}") from None
         if not callable(found):
             raise TargetError(f"{name} is {found!r}, which cannot be called")
         return found
     raise TargetError(f"{name}: there is no module {parts[0]!r}")
+
+
+def _name(thing: Any) -> str:
+    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or repr(thing)
 
 
 def is_node(value: Any) -> bool:

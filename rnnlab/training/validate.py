@@ -13,18 +13,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
+from rnnlab.training.settings import Settings
 from rnnlab.training.targets import DIRECTIVES, TargetError, is_node, resolve
 
 # What the program itself passes when it completes a node, by the node's key.
 SUPPLIED: dict[str, frozenset[str]] = {
+    "cell": frozenset({"input_size", "hidden_size"}),
     "model": frozenset({"input_size"}),
-    "optim.optimizer": frozenset({"params"}),
-    "optim.scheduler": frozenset({"optimizer"}),
+    "optim": frozenset({"params"}),
+    "schedule": frozenset({"optimizer", "total_steps"}),
     "trainer": frozenset({"callbacks", "logger", "default_root_dir"}),
 }
 # The task also receives the facts that the data reveals (vocabulary, classes); known once it is read.
 SUPPLIED_BY_DATA = "task"
-# Keys under which a user may put whatever the configuration refers to.
+# A callback that watches a metric watches the task's own, unless the configuration names another.
+SUPPLIED_BY_TASK = frozenset({"monitor", "mode"})
+# The settings outside any node.
+OWN = typing.get_type_hints(Settings)
+# The key under which a user may put whatever the configuration refers to.
 FREE = "vars"
 
 _ALIAS = re.compile(r"^\$\{[^{}]+\}$")
@@ -60,11 +66,13 @@ def _walk_mapping(
     for key, value in config.items():
         full = f"{path}{key}"
         original = source.get(key) if isinstance(source, Mapping) else None
-        if full == FREE:
+        if full == FREE or value == "???":
             continue
         if not (isinstance(known, Mapping) and key in known) and not (path and is_node(value)):
             names = [f"{path}{name}" for name in known] if isinstance(known, Mapping) else []
             found.append(_unknown(full, value, names, universe))
+        elif not path and key in OWN and not fits(value, OWN[key]):
+            found.append(f"{full}={_show(value)}: expected {describe(OWN[key])}, got {_kind(value)}")
         elif _is_alias(original):
             continue
         elif is_node(value):
@@ -98,13 +106,14 @@ def _walk_node(
         elif key not in parameters and not open_ended:
             found.append(_unknown(full, value, [f"{path}.{name}" for name in allowed], universe))
         else:
-            if key in hints and not fits(value, hints[key]):
+            if value != "???" and key in hints and not fits(value, hints[key]):
                 found.append(f"{full}={_show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
             if not _is_alias(original):
                 _walk_value(value, original, full, universe, found)
     if not node.get("_partial_", False) and path != SUPPLIED_BY_DATA:
+        later = supplied | (SUPPLIED_BY_TASK if path.startswith("callbacks.") else frozenset())
         for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in node and name not in supplied:
+            if parameter.default is parameter.empty and name not in node and name not in later:
                 wanted = f" ({describe(hints[name])})" if name in hints else ""
                 found.append(f"{path}.{name}: required{wanted}, but not given")
 
@@ -272,11 +281,12 @@ def _unknown(full: str, value: Any, siblings: Sequence[str], universe: Sequence[
         leaves = difflib.get_close_matches(
             leaf, {key.rpartition(".")[2] for key in universe}, n=1, cutoff=0.75
         )
-        misplaced = [key for key in universe if key.rpartition(".")[2] in leaves]
+        misplaced = [key for key in universe if key.rpartition(".")[2] in leaves and key != full]
     if misplaced:
         return f"{full}={_show(value)}: there is no such key; did you mean {' or '.join(misplaced[:3])}?"
     offered = ", ".join(sorted(siblings)[:12]) + (", ..." if len(siblings) > 12 else "")
-    return f"{full}={_show(value)}: there is no such key; there are {offered}"
+    there_are = f"there are {offered}" if siblings else f"nothing can be set under {full.rpartition('.')[0]}"
+    return f"{full}={_show(value)}: there is no such key; {there_are}"
 
 
 def _elsewhere(path: str, key: str) -> str:

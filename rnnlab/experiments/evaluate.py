@@ -1,0 +1,50 @@
+"""A checkpoint measured on the data that it was trained beside, or on other data."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from rnnlab.experiments.compose import compose, parse_values, prove
+from rnnlab.experiments.groups import read_groups, search_path
+from rnnlab.training.checkpoint import find_checkpoint, read_checkpoint, task_of
+from rnnlab.training.run import measure
+
+
+def evaluate(
+    checkpoint: str,
+    overrides: Sequence[str] = (),
+    *,
+    split: Literal["test", "validation"] = "test",
+    config_dir: str | None = None,
+) -> dict[str, float]:
+    """The metrics of a checkpoint on one split.
+
+    Args:
+        checkpoint: a file, or the folder of a run.
+        overrides: words that change `data` or `trainer`: `data=texts data.source=mine.csv trainer=gpu`.
+        split: `test` or `validation`.
+        config_dir: the user's own configuration folder.
+
+    Raises:
+        ConfigError, FileNotFoundError, ValueError: see `compose` and `read_checkpoint`.
+    """
+    content = read_checkpoint(checkpoint)
+    known = read_groups(search_path(config_dir))
+    chosen = {word.split("=")[0].lstrip("+") for word in overrides} & set(known)
+    of_data = [word for word in overrides if _head(word) == "data"]
+    fresh = compose(
+        [word for word in overrides if "data" in chosen or _head(word) != "data"], config_dir=config_dir
+    )
+    config = fresh.config
+    if "data" not in chosen:
+        config.data = content["rnnlab"]["config"]["data"]
+        config = prove(config, parse_values(of_data))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    task = task_of(content, find_checkpoint(checkpoint))
+    return measure(task, plain, content["rnnlab"]["facts"], split)
+
+
+def _head(word: str) -> str:
+    return re.split(r"[.=@]", word.lstrip("+~"), maxsplit=1)[0]

@@ -1,0 +1,35 @@
+"""What a checkpoint says of new inputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rnnlab.training.checkpoint import load_task
+
+
+def predict_records(
+    checkpoint: str, inputs: Sequence[str], *, device: str = "cpu", batch_size: int = 256
+) -> list[dict[str, Any]]:
+    """One record an input, in order.
+
+    Args:
+        checkpoint: a file, or the folder of a run.
+        inputs: texts, or whatever the task reads from a word of the command line.
+        device: where the model runs, such as `cpu` or `cuda:1`.
+        batch_size: inputs at a time.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_task`; or no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"device={device}: cannot be used here ({first}); device=cpu always can") from error
+    task: Any = load_task(checkpoint, device)
+    records: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), batch_size):
+            records += task.predict_records(list(inputs[start : start + batch_size]))
+    return records
