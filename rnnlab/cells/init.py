@@ -4,6 +4,7 @@ Legend: `I` input, `H` hidden, `G` gates. A weight `[G*H, *]` is initialised gat
 matrix `[H, *]` is orthogonal or scaled by its own fan, and not the stack of them.
 """
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ Initialiser = Callable[[nn.Module], None]
 
 def torch_uniform(cell: nn.Module) -> None:
     """PyTorch's own: every parameter from U(-1/sqrt(H), 1/sqrt(H))."""
-    bound = _hidden_size(cell) ** -0.5
+    bound = 1.0 / math.sqrt(_hidden_size(cell))  # as PyTorch computes it, to the last bit
     for _, parameter in cell.named_parameters(recurse=False):
         nn.init.uniform_(parameter, -bound, bound)
 

@@ -66,8 +66,8 @@ class _ByBackend(nn.RNNBase):
     def _network(self) -> DeepRNN:
         """A `DeepRNN` that computes with this module's parameters, whatever they are at the moment.
 
-        They may have been replaced since the last call: by `torch.func.functional_call`, a parametrization, or
-        plain tensors, as weight drop does.
+        They may have been replaced since the last call: by `torch.func.functional_call`, a parametrization,
+        or plain tensors, as weight drop does.
         """
         network: DeepRNN | None = self.__dict__.get("_deep")
         if network is None or network.backend != self.backend:
