@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rnnlab.data.base import DataModule
     from rnnlab.data.batching import LengthBucketSampler, SequenceBatch, SequenceLoader, TokenSequences
+    from rnnlab.data.conditional import ConditionalTextData
+    from rnnlab.data.language import LanguageData
     from rnnlab.data.text_classification import TextClassificationData
     from rnnlab.data.vocabulary import Vocabulary
 
 __all__ = [
+    "ConditionalTextData",
     "DataModule",
+    "LanguageData",
     "LengthBucketSampler",
     "SequenceBatch",
     "SequenceLoader",
@@ -20,7 +24,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "ConditionalTextData": "conditional",
     "DataModule": "base",
+    "LanguageData": "language",
     "LengthBucketSampler": "batching",
     "SequenceBatch": "batching",
     "SequenceLoader": "batching",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -188,15 +188,33 @@ def mixed_seed(*parts: int) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
+class Sampler(Protocol):
+    """What `SequenceLoader` asks of a sampler: keys of batches, in an order that the epoch decides."""
+
+    shuffle: bool
+    epoch: int
+
+    @property
+    def skip(self) -> int:
+        """Batches that the next pass leaves out."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def resume(self, epoch: int, position: int) -> None:
+        """Let the next pass be that of `epoch`, from batch `position` on."""
+
+
 class SequenceLoader:
-    """Iterates over `dataset[rows]` for each list of rows of the sampler, and knows where it stands.
+    """Iterates over `dataset[key]` for each key of the sampler (a list of rows), and knows where it stands.
 
     `state_dict` counts the batches that were handed out, not those that workers have prepared, so that a
     pass continues with exactly the next batch.
 
     Args:
-        dataset: gives a batch for a list of rows.
-        sampler: gives the lists of rows.
+        dataset: gives a batch for a key of the sampler.
+        sampler: gives the keys of the batches, such as lists of rows.
         num_workers: processes that gather batches ahead; 0 gathers in this one.
         pin_memory: hand out batches in page-locked memory.
         reorder: let each epoch have an order of its own; without, all have that of the first.
@@ -205,7 +223,7 @@ class SequenceLoader:
     def __init__(
         self,
         dataset: Dataset[Any],
-        sampler: LengthBucketSampler,
+        sampler: Sampler,
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -239,7 +257,7 @@ class SequenceLoader:
                     pin_memory=self._pin_memory,
                 )
             )
-        return (self._dataset[rows] for rows in self._sampler)
+        return (self._dataset[key] for key in self._sampler)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and how many of its batches were handed out."""

@@ -8,21 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rnnlab.data.hub import HUB_PREFIX, hub_tables
 from rnnlab.data.readers import Column, read_table, read_text, table_format
-from rnnlab.data.splits import SPLITS, Split, split_indices, text_key
+from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, split_indices, text_key
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_REVIEWS = ("movie_reviews", "amazon_reviews")
-HUB_PREFIX = "hf:"
-_SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 
 
 @dataclass
@@ -124,7 +115,7 @@ def read_corpus(
     if source in BUNDLED_REVIEWS:
         corpus = read_reviews(source)
     elif source.startswith(HUB_PREFIX):
-        corpus = _read_hub(source.removeprefix(HUB_PREFIX), columns, dict(hub_options or {}))
+        corpus = _read_hub(source, columns, hub_options)
     else:
         path = Path(source).expanduser()
         if not path.exists():
@@ -174,9 +165,9 @@ def _read_folder(path: Path, columns: Sequence[Column], encoding: str) -> Corpus
         if (
             entry.is_file()
             and table_format(entry)
-            and (name := entry.name.split(".")[0].lower()) in _SPLIT_NAMES
+            and (name := entry.name.split(".")[0].lower()) in SPLIT_NAMES
         ):
-            split = _SPLIT_NAMES[name]
+            split = SPLIT_NAMES[name]
             if split in files:
                 raise ValueError(f"{path}: both {files[split].name} and {entry.name} are the {split} split")
             files[split] = entry
@@ -185,7 +176,7 @@ def _read_folder(path: Path, columns: Sequence[Column], encoding: str) -> Corpus
         return Corpus(str(path), parts)
     folders = [entry for entry in entries if entry.is_dir()]
     named = {
-        _SPLIT_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in _SPLIT_NAMES
+        SPLIT_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in SPLIT_NAMES
     }
     corpus = Corpus(str(path), {})
     for split, folder in (named or {"train": path}).items():
@@ -212,33 +203,13 @@ def _read_classes(folders: Sequence[Path], encoding: str) -> LabelledTexts:
     return part
 
 
-def _read_hub(name: str, columns: Sequence[Column], options: dict[str, Any]) -> Corpus:
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"{HUB_PREFIX}{name} needs the package `datasets`: pip install 'rnnlab[hf]'"
-        ) from None
-    origin = f"{HUB_PREFIX}{name}"
-    try:
-        loaded = datasets.load_dataset(name, **options)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{origin}: `datasets` could not load it ({error})") from error
-    tables = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
-    corpus = Corpus(origin, {})
-    for own_name, table in tables.items():
-        if own_name not in _SPLIT_NAMES:
-            corpus.left_out[f"split {own_name}"] += len(table)
-            continue
-        for column in columns:
-            if column not in table.column_names:
-                raise ValueError(
-                    f"{origin}, split {own_name}: no column {column!r}; the columns are "
-                    f"{', '.join(map(repr, table.column_names))}"
-                )
+def _read_hub(source: str, columns: Sequence[Column], options: Mapping[str, Any] | None) -> Corpus:
+    tables, left_out = hub_tables(source, columns, options)
+    corpus = Corpus(source, {}, left_out)
+    for split, table in tables.items():
         names = getattr(table.features[columns[1]], "names", None)
         corpus.label_order = corpus.label_order or names
-        part = corpus.parts.setdefault(_SPLIT_NAMES[own_name], LabelledTexts())
+        part = corpus.parts[split] = LabelledTexts()
         groups = [table[columns[2]]] if len(columns) > 2 else []
         for text, label, *group in zip(table[columns[0]], table[columns[1]], *groups, strict=True):
             if text is None or label is None or (names and label < 0):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 PAD = "<pad>"
 UNK = "<unk>"
+# Ends a line or a text; the third entry of vocabularies that have it.
+EOS = "<eos>"
 
 
 class Vocabulary:
