@@ -22,6 +22,7 @@ from rnnlab.cells.lstm_variants import (
 )
 from rnnlab.cells.minimal import MinGRUCell, MinLSTMCell
 from rnnlab.cells.rnn import RNNCell
+from rnnlab.cells.wrappers import RecurrentDropout, WeightDrop, Zoneout
 from rnnlab.cells.xlstm import SLSTMCell
 
 CELLS: dict[str, Callable[..., nn.Module]] = {
@@ -74,10 +75,13 @@ __all__ = [
     "PeepholeLSTMCell",
     "ProjectedLSTMCell",
     "RNNCell",
+    "RecurrentDropout",
     "ResetBeforeGRUCell",
     "SLSTMCell",
     "SimplifiedGRUCell",
     "UGRNNCell",
+    "WeightDrop",
+    "Zoneout",
     "find",
 ]
 
