@@ -13,6 +13,7 @@ Legend: `T` time, `B` batch, `I` input, `H` hidden; `*` stands for any further d
 import inspect
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -41,14 +42,6 @@ class Wrapper(nn.Module):
         self.cell = cell
         self.register_state_dict_post_hook(_hide_prefix)
         self.register_load_state_dict_pre_hook(_restore_prefix)
-
-    @classmethod
-    def of(cls, cell: str | Callable[..., nn.Module], *args: Any, **options: Any) -> "Factory":
-        """A factory `(input_size, hidden_size, ...) -> wrapped cell`, as `DeepRNN` takes one.
-
-        `cell` is a name of `rnnlab.cells`, a class or a factory; the rest goes to the wrapper.
-        """
-        return Factory(cls, cell, args, options)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -92,33 +85,20 @@ class Wrapper(nn.Module):
 
 
 class Factory:
-    """Makes wrapped cells: `Factory(...)(input_size, hidden_size, ...)`."""
+    """Makes wrapped cells, `(input_size, hidden_size, ...) -> wrapper(cell(...))`, as `DeepRNN` takes one."""
 
-    def __init__(
-        self,
-        wrapper: type[Wrapper],
-        cell: str | Callable[..., nn.Module],
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, cell: str | Callable[..., nn.Module], wrapper: Callable[[nn.Module], Wrapper]) -> None:
         from rnnlab.cells import find
 
-        self.wrapper = wrapper
         self.cell = find(cell) if isinstance(cell, str) else cell
-        self.args = args
-        self.options = options
+        self.wrapper = wrapper
 
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.cell)
 
     def __call__(self, input_size: int, hidden_size: int, *args: Any, **options: Any) -> Wrapper:
-        inner = self.cell(input_size, hidden_size, *args, **options)
-        return self.wrapper(inner, *self.args, **self.options)
-
-    def __repr__(self) -> str:
-        given = [repr(self.cell), *map(repr, self.args), *(f"{k}={v!r}" for k, v in self.options.items())]
-        return f"{self.wrapper.__name__}.of({', '.join(given)})"
+        return self.wrapper(self.cell(input_size, hidden_size, *args, **options))
 
 
 class Zoneout(Wrapper):
@@ -142,6 +122,11 @@ class Zoneout(Wrapper):
         self.p: float | tuple[float, ...]
         self.p = tuple(map(_probability, p)) if isinstance(p, Sequence) else _probability(p)
         self._shapes: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, cell: str | Callable[..., nn.Module], p: float | Sequence[float]) -> Factory:
+        """A factory of wrapped cells; `cell` is a name of `rnnlab.cells`, a class or a factory."""
+        return Factory(cell, partial(cls, p=p))
 
     def mask_count(self) -> int:
         return sum(q > 0 for q in self._each())
@@ -229,6 +214,13 @@ class WeightDrop(Wrapper):
                 f"no parameter of {type(cell).__name__} matches weights={weights!r}; "
                 f"it has {', '.join(names)}"
             )
+
+    @classmethod
+    def of(
+        cls, cell: str | Callable[..., nn.Module], p: float, weights: str | Sequence[str] = "weight_hh*"
+    ) -> Factory:
+        """A factory of wrapped cells; `cell` is a name of `rnnlab.cells`, a class or a factory."""
+        return Factory(cell, partial(cls, p=p, weights=weights))
 
     def mask_count(self) -> int:
         return len(self._names) if self.p > 0 else 0

@@ -227,7 +227,7 @@ def test_looks_like_the_cell_inside():
 
 
 def test_of_makes_a_factory():
-    factory = pickle.loads(pickle.dumps(Zoneout.of(WeightDrop.of("lstm", 0.3), p=(0.1, 0.2))))
+    factory = pickle.loads(pickle.dumps(Zoneout.of(WeightDrop.of("lstm", 0.3), (0.1, 0.2))))
     cell = factory(I, H, forget_bias=1.0)
     assert isinstance(cell, Zoneout) and isinstance(cell.cell.cell, cells.LSTMCell)
     assert cell.cell.cell.forget_bias == 1.0
