@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -62,7 +62,7 @@ class TextClassificationData(DataModule):
         labels: Sequence[str] | None = None,
         validation: float = 0.1,
         test: float = 0.1,
-        tokenizer: str = "word",
+        tokenizer: Literal["word", "char"] = "word",
         lowercase: bool = True,
         vocabulary_size: int | None = 20000,
         min_count: int = 2,
@@ -89,7 +89,8 @@ class TextClassificationData(DataModule):
         }
         self.wanted_labels = None if labels is None else [str(label) for label in labels]
         self.fractions = {"validation": validation, "test": test}
-        self.tokenizer, self.lowercase, self.max_length = tokenizer, lowercase, max_length
+        self.tokenizer: str = tokenizer
+        self.lowercase, self.max_length = lowercase, max_length
         self.vocabulary_size, self.min_count = vocabulary_size, min_count
         self._texts: dict[Split, LabelledTexts] = {}
         self._datasets: dict[Split, TokenSequences] = {}

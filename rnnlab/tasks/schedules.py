@@ -59,7 +59,9 @@ def one_cycle(optimizer: Optimizer, total_steps: int, *, warmup: float = 0.3) ->
     """
     _check_share("warmup", warmup)
     rates = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps, pct_start=warmup)
+    # A rise of a single step is a phase of length 0, by which OneCycleLR would divide.
+    share = warmup if warmup * total_steps > 1 else 0.0
+    return OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps, pct_start=share)
 
 
 def constant(optimizer: Optimizer, total_steps: int, *, warmup: float = 0.0) -> LambdaLR:
