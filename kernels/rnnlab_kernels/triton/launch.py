@@ -1,0 +1,62 @@
+"""Turns generated modules into kernels that run: compiled for a GPU, or in Triton's interpreter.
+
+The interpreter runs the same text on CPU tensors, one program after the other in NumPy. It is for tests
+and for debugging: it is some ten thousand times slower than a GPU. `TRITON_INTERPRET=1` turns it on, as
+for any kernel.
+"""
+
+import hashlib
+import linecache
+import os
+from contextlib import nullcontext
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnlab_kernels.triton.codegen import Kernel
+
+
+def interpreted(device: torch.device) -> bool:
+    """Whether kernels on this device run in the interpreter."""
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+@lru_cache(maxsize=512)
+def module(source: str, interpret: bool) -> ModuleType:
+    """A generated module, executed. Triton reads a kernel's text back; `linecache` serves it from memory."""
+    import triton
+
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    name = f"rnnlab_generated_{digest}_{'interpreted' if interpret else 'compiled'}"
+    path = f"<{name}>"
+    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+    made = ModuleType(name)
+    made.__file__ = path
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = interpret
+        exec(compile(source, path, "exec"), made.__dict__)
+    return made
+
+
+def launch(
+    source: str, kernel: Kernel, arguments: list[Any], grid: int, constants: dict[str, Any], interpret: bool
+) -> Any:
+    """Run a kernel of a generated module on `grid` programs; returns the kernel where it was compiled."""
+    function = getattr(module(source, interpret), kernel.name)
+    with _quiet() if interpret else nullcontext():
+        return function[(grid,)](*arguments, **constants)
+
+
+def _quiet() -> Any:
+    """Infinities and NaN are values like others, but NumPy, which the interpreter uses, warns of them."""
+    import numpy
+
+    return numpy.errstate(all="ignore")
+
+
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """A boolean tensor as the bytes that a kernel reads."""
+    return None if mask is None else mask.contiguous().view(torch.uint8)
