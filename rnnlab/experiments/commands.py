@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from rnnlab.experiments import groups
 
@@ -60,6 +60,9 @@ examples:
   rnnlab predict checkpoint=best.ckpt file=reviews.txt output=predictions.jsonl
   cat reviews.txt | rnnlab predict checkpoint=best.ckpt file=- json=true
 """
+
+
+SPLITS: dict[str, Literal["test", "validation"]] = {"test": "test", "validation": "validation"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,13 +117,13 @@ def evaluate(argv: list[str]) -> int:
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")
     split = own.get("split", "test")
-    if split != "test" and split != "validation":
+    if split not in SPLITS:
         raise ValueError(f"split={split}: expected test or validation")
 
     from rnnlab.experiments.evaluate import evaluate as run
     from rnnlab.training.console import print_metrics
 
-    metrics = run(own["checkpoint"], rest, split=split, config_dir=options.config_dir)
+    metrics = run(own["checkpoint"], rest, split=SPLITS[split], config_dir=options.config_dir)
     print_metrics(metrics, title=split)
     if "output" in own:
         Path(own["output"]).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -78,9 +78,9 @@ def compose(
     assert isinstance(chosen, dict)
     picked = {str(key): value for key, value in chosen.items() if not str(key).startswith("hydra/")}
     allowed = {name.split("/")[0] for name in groups} | set(read_yaml(shipped_folder() / f"{command}.yaml"))
+    if "name" in composed and composed.name is None:
+        composed.name = picked.get("experiment") or picked.get("task") or "run"
     config = prove(composed, values, found, allowed - {"defaults"})
-    if config.get("name", "") is None:
-        config.name = picked.get("experiment") or picked.get("task")
     return Composed(config, list(overrides), picked)
 
 

@@ -60,12 +60,36 @@ class Checkpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
         )
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless the metric that is watched does not exist.
+
+        Raises:
+            ValueError: validation has logged no metric of that name.
+        """
+        measured = sorted(trainer.callback_metrics)
+        if trainer.state.fn == "fit" and self.monitor is not None and self.monitor not in measured:
+            raise ValueError(
+                f"callbacks.checkpoint.monitor={self.monitor}: there is no such metric; "
+                f"there are {', '.join(measured)}"
+            )
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep at least the last state of a run that ends before its first validation."""
+        if self.monitor is None or self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+        elif self.save_last:
+            self._save_now(trainer)
+
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Keep what an interrupted run has learned."""
         if isinstance(exception, KeyboardInterrupt) and self.save_last and trainer.global_step > 0:
-            trainer.save_checkpoint(str(Path(self.dirpath or ".") / "last.ckpt"), self.save_weights_only)
+            self._save_now(trainer)
+
+    def _save_now(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(str(Path(self.dirpath or ".") / "last.ckpt"), self.save_weights_only)
 
 
 class Progress(Callback):

@@ -4,6 +4,7 @@ A checkpoint holds plain containers and tensors alone, so that it loads with `we
 """
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,8 +55,10 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     """
     file = find_checkpoint(path)
     try:
-        content = torch.load(file, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
+        with warnings.catch_warnings():  # what is no checkpoint is refused below, without a warning before
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(file, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError) as error:
         reason = "damaged, or not a checkpoint of rnnlab"
         raise ValueError(
             f"checkpoint={file}: cannot be read ({reason}); expected one that train wrote"

@@ -112,7 +112,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, Mapping):
-        items = value.items()
+        items = list(value.items())
         if value and all(isinstance(item, int | float) for item in value.values()):
             items = sorted(items, key=lambda pair: -pair[1])[:3]
         return ", ".join(f"{key} {_cell(item)}" for key, item in items)

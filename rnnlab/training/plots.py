@@ -22,7 +22,7 @@ def learning_curve(metrics: str | Path, picture: str | Path, size_inch: tuple[fl
     shown = sorted(panels.items(), key=lambda panel: (panel[0] != "loss", panel[0]))
     if not shown:
         return
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(size_inch[0], size_inch[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -41,6 +41,7 @@ def learning_curve(metrics: str | Path, picture: str | Path, size_inch: tuple[fl
                 marker=None if many else "o",
                 markersize=4,
             )
+        axes.set_xlim(left=0)
         axes.set_title(quantity, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)

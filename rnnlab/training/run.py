@@ -22,7 +22,7 @@ from rnnlab.training.callbacks import Progress, Provenance
 from rnnlab.training.checkpoint import describe_model, read_checkpoint
 from rnnlab.training.folder import SHARED, make_folder, remove_folder, write_records
 from rnnlab.training.settings import Settings
-from rnnlab.training.targets import build, resolve
+from rnnlab.training.targets import build, is_node, resolve
 from rnnlab.training.validate import ConfigError, faults, signature
 
 
@@ -67,7 +67,7 @@ def train(
     """
     source, plain = _plain(config)
     settings = Settings.of(plain)
-    if found := faults(plain, source, source) + settings.faults() + probe(plain):
+    if found := faults(plain, source, source) or settings.faults() + probe(plain):
         raise ConfigError(found)
     out = screen.make_console(quiet=not console or _rank() > 0)
     with _quiet_lightning():
@@ -127,7 +127,7 @@ def probe(config: Mapping[str, Any]) -> list[str]:
 
     def attempt(key: str, **supplied: Any) -> Any:
         node = config.get(key)
-        if not isinstance(node, Mapping) or "_target_" not in node:
+        if node is None or not is_node(node):
             return None
         try:
             made = build(node)
@@ -139,12 +139,12 @@ def probe(config: Mapping[str, Any]) -> list[str]:
     with torch.random.fork_rng(devices=[]):
         attempt("model", input_size=1)
         attempt("data")
-        optimizer = attempt("optim", params=[torch.nn.Parameter(torch.zeros(1))])
-        if optimizer is not None and config.get("schedule"):
-            node = config["schedule"]
-            names = signature(resolve(node["_target_"]))[0] if "_target_" in node else {}
-            given = {"total_steps": 10} if "total_steps" in names else {}
-            attempt("schedule", optimizer=optimizer, **given)
+        numbers = [torch.nn.Parameter(torch.zeros(1))]
+        optimizer = attempt("optim", params=numbers)
+        if is_node(config.get("schedule")):
+            takes = signature(resolve(config["schedule"]["_target_"]))[0]
+            steps = {"total_steps": 10} if "total_steps" in takes else {}
+            attempt("schedule", optimizer=optimizer or torch.optim.SGD(numbers, lr=0.1), **steps)
     return found
 
 
@@ -261,7 +261,7 @@ def _introduce(
     folder: Path,
 ) -> None:
     summary = datamodule.summary() if hasattr(datamodule, "summary") else {}
-    rows = [("run", folder)]
+    rows: list[tuple[str, Any]] = [("run", folder)]
     rows += [(key.replace("_", " "), screen.plain_text(value)) for key, value in summary.items() if value]
     where = str(trainer.strategy.root_device)
     if where == "cpu":

@@ -9,7 +9,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -106,7 +106,8 @@ def _walk_node(
         elif key not in parameters and not open_ended:
             found.append(_unknown(full, value, [f"{path}.{name}" for name in allowed], universe))
         else:
-            if value != "???" and key in hints and not fits(value, hints[key]):
+            told = _is_alias(original) and any(line.startswith(f"{original[2:-1]}=") for line in found)
+            if not told and value != "???" and key in hints and not fits(value, hints[key]):
                 found.append(f"{full}={_show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
             if not _is_alias(original):
                 _walk_value(value, original, full, universe, found)
@@ -147,6 +148,8 @@ def signature(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter],
         if "__init__" not in vars(base) or base is object:
             continue
         own, own_hints, open_ended = _own_signature(vars(base)["__init__"], bound=True)
+        if parameters:  # what a base requires, its heir may pass by itself
+            own = {name: parameter.replace(default=None) for name, parameter in own.items()}
         parameters = own | parameters
         hints = own_hints | hints
         if not open_ended:
@@ -219,6 +222,8 @@ def _fits_class(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
         issubclass(kind, os.PathLike | Enum) or kind.__name__ in ("device", "dtype")
     ):
         return True  # text names a path, a member, a device
+    if isinstance(value, str) and issubclass(kind, Iterable):
+        return False  # text is a sequence to Python, and hardly ever to a user
     try:
         return isinstance(value, kind)
     except TypeError:  # a protocol that cannot be asked
