@@ -1,27 +1,25 @@
-# One command each; `.venv` is made from nothing and reused.
+# One command each. `.venv` is made from nothing, by python3 and pip, and made again when the pins change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Processes that run the tests.
+JOBS ?= 2
 
-.PHONY: train test test-all lint format bench docs clean help
+.PHONY: help train test test-all lint format bench docs clean
+.DEFAULT_GOAL := help
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,tensorboard]"
-	@touch $@
-
-train: $(VENV)/.installed  ## train a deep LSTM on movie reviews
+train: $(VENV)/.installed  ## train a deep recurrent network on film reviews
 	$(BIN)/rnnlab train $(ARGS)
 
 test: $(VENV)/.installed  ## run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed  ## run every test, slow ones included
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+test-all: $(VENV)/.installed  ## run every test, the slow ones too
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 lint: $(VENV)/.installed  ## check style and types
 	$(BIN)/ruff check .
@@ -32,11 +30,17 @@ format: $(VENV)/.installed  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## measure the kernels against torch.nn on this machine
+bench: $(VENV)/.installed  ## measure the CPU kernels on this machine
 	$(BIN)/rnnlab bench cpu $(ARGS)
 
 docs: $(VENV)/.installed  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-clean:  ## remove what the other commands made, but not runs/
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove what these commands made, but not runs/
+	rm -rf $(VENV) build dist site rnnlab.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "rnnlab needs Python 3.11, 3.12 or 3.13; this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tensorboard]'
+	@touch $@

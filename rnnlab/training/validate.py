@@ -106,10 +106,11 @@ def _walk_node(
         elif key not in parameters and not open_ended:
             found.append(_unknown(full, value, [f"{path}.{name}" for name in allowed], universe))
         else:
-            told = _is_alias(original) and any(line.startswith(f"{original[2:-1]}=") for line in found)
+            alias = str(original)[2:-1] if _is_alias(original) else None
+            told = alias is not None and any(line.startswith(f"{alias}=") for line in found)
             if not told and value != "???" and key in hints and not fits(value, hints[key]):
                 found.append(f"{full}={_show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
-            if not _is_alias(original):
+            if alias is None:
                 _walk_value(value, original, full, universe, found)
     if not node.get("_partial_", False) and path != SUPPLIED_BY_DATA:
         later = supplied | (SUPPLIED_BY_TASK if path.startswith("callbacks.") else frozenset())

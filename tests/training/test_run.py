@@ -86,7 +86,7 @@ def test_a_plain_mapping_will_do(small: list[str], tmp_path: Path) -> None:
     [
         ("data.source=nowhere.tsv", "nowhere.tsv"),
         ("data.text_column=txt", "txt"),
-        ("task.pooling=sum", "task: pooling"),
+        ("task.label_smoothing=2", "task: label_smoothing"),
         ("trainer.accelerator=abacus", "abacus"),
         ("run_dir=taken", "exists already"),
     ],
