@@ -29,7 +29,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["unary", "binary", "compare", "where", "const", "slice", "cat", "sum", "amax", "matmul"]
+Kind = Literal[
+    "unary", "binary", "compare", "where", "const", "slice", "cat", "sum", "amax", "matmul", "detach"
+]
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "neg": torch.neg,
@@ -77,6 +79,7 @@ KINDS: dict[str, Kind] = {
     "sum": "sum",
     "amax": "amax",
     "matmul": "matmul",
+    "detach": "detach",
 }
 
 
@@ -119,7 +122,8 @@ class Node:
     Pointwise operands have the same width, or width 1 and are broadcast. Comparisons give masks, which only
     `where` (as its first operand) reads. `slice` takes columns [start, stop); `sum` and `amax` reduce a row
     to width 1; `const` has width 1. `matmul` multiplies a row [K] by a matrix input [K, N], or, with
-    `transposed`, by the transpose of a matrix input [N, K].
+    `transposed`, by the transpose of a matrix input [N, K]. `detach` is its operand, through which no
+    gradient flows; the compiler removes it, and no backend is given it.
     """
 
     op: str
@@ -260,6 +264,8 @@ class Program:
                     matrix = matrices[node.inputs[1]]
                     shape = (matrix.width, matrix.rows) if node.transposed else (matrix.rows, matrix.width)
                     assert shape == (given[0], node.width), node
+                case "detach":
+                    raise AssertionError(f"{node} is for the compiler alone")
             if node.kind == "compare":
                 masks.add(node.value)
             widths[node.value] = node.width
@@ -354,7 +360,7 @@ def interpret(
     steps = [tensor for tensor, item in zip(inputs, program.inputs, strict=True) if item.per == "step"]
     first = steps[0]
     length, batch = first.shape[:2]
-    outputs = [first.new_zeros(length, batch, output.width) for output in program.outputs]
+    outputs: list[list[Tensor]] = [[first.new_zeros(batch, o.width)] * length for o in program.outputs]
     initial = [state.expand(batch, -1) for state in states]
     current = list(initial)
     initial_gradients = [torch.zeros_like(state) for state in initial]
@@ -386,7 +392,7 @@ def interpret(
         current = after
     if program.adjoint:
         current = [g + c for g, c in zip(initial_gradients, current, strict=True)]
-    return outputs, current
+    return [torch.stack(steps) for steps in outputs], current
 
 
 def evaluate(node: Node, operands: list[Tensor], like: Tensor) -> Tensor:
@@ -411,6 +417,8 @@ def evaluate(node: Node, operands: list[Tensor], like: Tensor) -> Tensor:
             return operands[0].sum(-1, keepdim=True)
         case "amax":
             return operands[0].amax(-1, keepdim=True)
+        case "detach":
+            return operands[0].detach()
         case "matmul":
             return operands[0] @ (operands[1].T if node.transposed else operands[1])
 

@@ -64,11 +64,11 @@ class Compiled:
             rows = _Known(cell, self.trace, ())
             rows.values = dict(known.values)
             rows.values[self.trace.x] = x.flatten(0, 1)
-            for value, item in zip(self.trace.noise, noise, strict=True):
-                if item.per == "step":
-                    rows.values[value] = item.value.flatten(0, 1)
-                elif item.per == "sequence":
-                    rows.values[value] = item.value.expand(length, *item.value.shape).flatten(0, 1)
+            for value, mask in zip(self.trace.noise, noise, strict=True):
+                if mask.per == "step":
+                    rows.values[value] = mask.value.flatten(0, 1)
+                elif mask.per == "sequence":
+                    rows.values[value] = mask.value.expand(length, *mask.value.shape).flatten(0, 1)
             rows.run(lowered.parallel, length * batch)
             known.values |= {v: rows.values[v] for v in lowered.parallel.gives}
         known.values[self.trace.x] = x
