@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rnnlab.nn import GRU, LSTM, RNN, DeepRNN
     from rnnlab.recurrence import Recurrence
+    from rnnlab.recurrence.check import check
 
     __version__: str
 
-__all__ = ["GRU", "LSTM", "RNN", "DeepRNN", "Recurrence", "__version__"]
+__all__ = ["GRU", "LSTM", "RNN", "DeepRNN", "Recurrence", "__version__", "check"]
 
 _HOME = {
     "DeepRNN": "rnnlab.nn",
@@ -21,6 +22,7 @@ _HOME = {
     "LSTM": "rnnlab.nn",
     "RNN": "rnnlab.nn",
     "Recurrence": "rnnlab.recurrence",
+    "check": "rnnlab.recurrence.check",
 }
 
 

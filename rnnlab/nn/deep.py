@@ -322,7 +322,9 @@ class DeepRNN(nn.Module):
     ) -> tuple[list[Tensor], list[Any]]:
         layers, spec = self._recurrences(), self._specs[0]
         each = [
-            initial_state(layer.cell, spec, x.shape[1], x) if state is None else spec.from_cell(state)
+            initial_state(layer.cell, spec, x.shape[1], x)
+            if state is None
+            else layer.check_state(spec, state, x.shape[1], x)
             for layer, state in zip(layers, states, strict=True)
         ]
         outputs, final = aten.run_stack(

@@ -28,40 +28,36 @@ class _ByBackend(nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As in `torch.nn`: outputs and final state, for a tensor or a `PackedSequence`."""
-        if self.backend == "aten" or not self._is_usual(input, hx):
+        if self.backend == "aten" or not self._fits(input, hx):
             return super().forward(input, hx)
-        packed = isinstance(input, PackedSequence)
-        x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
-        hidden = hx
-        if not packed and x.dim() == 2:
-            x = x.unsqueeze(0 if self.batch_first else 1)
-            hidden = hx.unsqueeze(1) if isinstance(hx, Tensor) else hx and tuple(h.unsqueeze(1) for h in hx)
-        if hidden is None:
-            self.check_input(x, batch_sizes)
-        else:
-            self.check_forward_args(x, hidden, batch_sizes)
         network = self._network()
-        if network._torch_is_chosen(x.unsqueeze(0) if packed else x, packed):
+        packed = isinstance(input, PackedSequence)
+        x = input.data.unsqueeze(0) if packed else input if input.dim() == 3 else input.unsqueeze(1)
+        if network._torch_is_chosen(x, packed):
             return super().forward(input, hx)
         return network(input, hx)
 
-    def _is_usual(self, input: Any, hx: Any) -> bool:
-        """Whether all tensors have the ranks that they should; if not, `torch.nn` says what is wrong."""
-        if isinstance(input, PackedSequence):
-            dims = 3
-        elif isinstance(input, Tensor) and input.dim() in (2, 3) and input.numel():
-            dims = input.dim()
-        else:
+    def _fits(self, input: Any, hx: Any) -> bool:
+        """Whether all tensors are as they should be; if not, `torch.nn` itself says what is wrong."""
+        packed = isinstance(input, PackedSequence)
+        x, batch_sizes = (input.data, input.batch_sizes) if packed else (input, None)
+        if not isinstance(x, Tensor) or x.dim() not in ((2,) if packed else (2, 3)) or not x.numel():
             return False
-        if hx is None:
-            return True
-        states = (hx,) if isinstance(hx, Tensor) else hx
-        return (
-            isinstance(states, tuple | list)
-            and len(states) == (2 if self.mode == "LSTM" else 1)
-            and isinstance(hx, Tensor) == (self.mode != "LSTM")
-            and all(isinstance(h, Tensor) and h.dim() == dims for h in states)
-        )
+        batched = packed or x.dim() == 3
+        try:
+            if not batched:
+                x = x.unsqueeze(0 if self.batch_first else 1)
+            if hx is None:
+                self.check_input(x, batch_sizes)
+                return True
+            states = hx if self.mode == "LSTM" else (hx,)
+            if not batched and any(h.dim() != 2 for h in states):
+                return False
+            states = tuple(h if batched else h.unsqueeze(1) for h in states)
+            self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)  # type: ignore[arg-type]
+            return len(states) == (2 if self.mode == "LSTM" else 1)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
 
     def _network(self) -> DeepRNN:
         """A `DeepRNN` that computes with this module's parameters, whatever they are at the moment.

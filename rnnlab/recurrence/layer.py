@@ -118,7 +118,7 @@ class Recurrence(nn.Module):
         if state is None:
             states = initial_state(cell, spec, batch, x)
         else:
-            states = self._check_state(spec, state, batch, x)
+            states = self.check_state(spec, state, batch, x)
         known = None if lengths is None else check_lengths(lengths, length, batch, x.device)
         if resets is not None:
             restart = states if state is None else initial_state(cell, spec, batch, x)
@@ -152,7 +152,7 @@ class Recurrence(nn.Module):
         states = (
             initial_state(self.cell, spec, batch, x_t)
             if state is None
-            else self._check_state(spec, state, batch, x_t)
+            else self.check_state(spec, state, batch, x_t)
         )
         noise = self._draw(spec, 1, batch, x_t, states)
         noise_t = [item.value[0] if item.per == "step" else item.value for item in noise]
@@ -183,7 +183,8 @@ class Recurrence(nn.Module):
             backend = self._choices[key] = choice.choose(self.backend, call)
         return backend
 
-    def _check_state(self, spec: StepSpec, state: Any, batch: int, x: Tensor) -> State:
+    def check_state(self, spec: StepSpec, state: Any, batch: int, x: Tensor) -> State:
+        """A state in the cell's own structure as a tuple; ValueError where it does not fit the inputs."""
         states = (state,) if isinstance(state, Tensor) else state
         shapes = [(batch, *shape) for shape in spec.state_shapes]
         if (

@@ -8,6 +8,10 @@ from torch import nn
 from rnnlab import cells
 from rnnlab.recurrence import Noise, Recurrence, aten
 
+# PyTorch says once that its projected LSTM is not the fastest one.
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+
 F64 = torch.float64
 
 MAKERS = {
