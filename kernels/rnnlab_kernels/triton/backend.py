@@ -97,6 +97,7 @@ def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Te
     return contract_in_torch(contraction, left, right)
 
 
+@torch.no_grad()
 def run(
     program: Program,
     inputs: Sequence[Tensor],
@@ -143,6 +144,7 @@ def run(
             parts.loop,
             loop_inputs,
             initial,
+            first,
             size,
             lengths=lengths,
             resets=resets,
@@ -156,6 +158,7 @@ def run(
             parts.loop,
             loop_inputs,
             initial,
+            first,
             size,
             lengths,
             resets,
@@ -195,6 +198,7 @@ def _run_loop(
     loop: Program,
     inputs: list[Tensor],
     initial: list[Tensor],
+    like: Tensor,
     size: tuple[int, int],
     lengths: Tensor | None,
     resets: Tensor | None,
@@ -204,7 +208,6 @@ def _run_loop(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The resident or the streamed strategy: one launch for all steps."""
     length, batch = size
-    like = inputs[0] if inputs else initial[0]
     interpret = interpreted(like.device)
     dtype = like.dtype
     made = generate(loop, dtype, config.strategy, precision, upcast=interpret and dtype == torch.bfloat16)

@@ -68,10 +68,14 @@ def clear() -> None:
     _chunks.clear()
 
 
+# Buffers outlive the call: made in inference mode, they could not be written outside of it.
+@torch.inference_mode(False)
+@torch.no_grad()
 def run_stepwise(
     loop: Program,
     inputs: list[Tensor],
     states: list[Tensor],
+    like: Tensor,
     size: tuple[int, int],
     *,
     lengths: Tensor | None,
@@ -86,10 +90,11 @@ def run_stepwise(
     Args:
         inputs: one contiguous tensor for each input of `loop`, all of one dtype.
         states: initial states [B, width], contiguous, in float32.
+        like: a tensor of the dtype and on the device of the inputs, of which there may be none.
         size: T and B.
     """
     length, batch = size
-    dtype, device = inputs[0].dtype, inputs[0].device
+    dtype, device = like.dtype, like.device
     backwards = reverse != loop.adjoint
     steps = min(CHUNK, length + length % 2)  # even, so that the states end where they began
     key: tuple = (
@@ -108,15 +113,15 @@ def run_stepwise(
         key = (*key, torch.cuda.current_stream(device).cuda_stream)
     chunk = _chunks.pop(key, None)
     if chunk is None:
-        chunk = _allocate(loop, inputs, batch, steps, resets is not None)
-        _list_work(loop, chunk, batch, steps, backwards, block_b, warps, interpret)
+        chunk = _allocate(loop, inputs, like, batch, steps, resets is not None)
+        _list_work(loop, chunk, dtype, batch, steps, backwards, block_b, warps, interpret)
     # Taken out while in use and put back after: a chunk that failed half-way is not found again.
-    _fill(loop, chunk, inputs, states)
+    _fill(loop, chunk, dtype, inputs, states)
     valid, restart = _marks(size, lengths, resets, backwards, loop.adjoint, device)
     if chunk.graph is None and device.type == "cuda" and not _capturing(device):
         _capture(chunk)
-        _fill(loop, chunk, inputs, states)
-    outputs = [inputs[0].new_empty(length, batch, output.width) for output in loop.outputs]
+        _fill(loop, chunk, dtype, inputs, states)
+    outputs = [like.new_empty(length, batch, output.width) for output in loop.outputs]
     for first in range(0, length, steps):
         count = min(steps, length - first)
         low = length - first - count if backwards else first
@@ -167,8 +172,9 @@ def _marks(
     return valid.view(torch.uint8), None if restart is None else restart.contiguous().view(torch.uint8)
 
 
-def _allocate(loop: Program, inputs: list[Tensor], batch: int, steps: int, resets: bool) -> Chunk:
-    like = inputs[0]
+def _allocate(
+    loop: Program, inputs: list[Tensor], like: Tensor, batch: int, steps: int, resets: bool
+) -> Chunk:
     plan = generate_stepwise(loop, like.dtype)
     groups = [group for phase in plan.phases for group in phase.groups]
     widths = loop.widths
@@ -204,6 +210,7 @@ def _allocate(loop: Program, inputs: list[Tensor], batch: int, steps: int, reset
 def _list_work(
     loop: Program,
     chunk: Chunk,
+    dtype: torch.dtype,
     batch: int,
     steps: int,
     backwards: bool,
@@ -212,7 +219,6 @@ def _list_work(
     interpret: bool,
 ) -> None:
     """The launches of a chunk, in order: for each step and phase the matmuls and the kernel."""
-    dtype = next(iter(chunk.sequences.values())).dtype if chunk.sequences else torch.float32
     plan = generate_stepwise(loop, dtype)
     grid = -(-batch // block_b)
     constants: dict[str, Any] = {"BLOCK_B": block_b}
@@ -287,9 +293,11 @@ def _argument(chunk: Chunk, loop: Program, role: str, index: int, row: int, batc
     raise AssertionError(f"a kernel's parameter has the unknown role {role!r}")
 
 
-def _fill(loop: Program, chunk: Chunk, inputs: list[Tensor], states: list[Tensor]) -> None:
+def _fill(
+    loop: Program, chunk: Chunk, dtype: torch.dtype, inputs: list[Tensor], states: list[Tensor]
+) -> None:
     """Copy in what holds for the whole call: weights, masks and the initial states."""
-    plan = generate_stepwise(loop, inputs[0].dtype)
+    plan = generate_stepwise(loop, dtype)
     by_value = {item.value: tensor for item, tensor in zip(loop.inputs, inputs, strict=True)}
     for value, buffer in chunk.others.items():
         buffer.copy_(by_value[value])

@@ -192,7 +192,7 @@ def test_random_programs_in_every_strategy(program: Program, data: st.DataObject
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(programs(), st.data())
 def test_many_random_programs(program: Program, data: st.DataObject) -> None:
     check(program, data, STRATEGIES)
