@@ -70,7 +70,8 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see `{self.prog} --help`")
 
 
-def _parser(command: str, text: str) -> argparse.ArgumentParser:
+def make_parser(command: str, text: str) -> argparse.ArgumentParser:
+    """The parser of a command: its help, and errors that are ours."""
     parser = _Parser(
         prog=f"rnnlab {command}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,7 +83,7 @@ def _parser(command: str, text: str) -> argparse.ArgumentParser:
 def train(argv: list[str]) -> int:
     """`rnnlab train`."""
     wants_help = any(word in ("-h", "--help") for word in argv)
-    parser = _parser("train", "")
+    parser = make_parser("train", "")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own configuration files")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
     parser.add_argument("settings", nargs="*", help=argparse.SUPPRESS)
@@ -109,11 +110,11 @@ def train(argv: list[str]) -> int:
 
 def evaluate(argv: list[str]) -> int:
     """`rnnlab eval`."""
-    parser = _parser("eval", EVAL)
+    parser = make_parser("eval", EVAL)
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own configuration files")
     parser.add_argument("settings", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(argv)
-    own, rest = _split(options.settings, ("checkpoint", "split", "output"), ("data", "trainer"))
+    own, rest = split_settings(options.settings, ("checkpoint", "split", "output"), ("data", "trainer"))
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")
     split = own.get("split", "test")
@@ -132,12 +133,12 @@ def evaluate(argv: list[str]) -> int:
 
 def predict(argv: list[str]) -> int:
     """`rnnlab predict`."""
-    parser = _parser("predict", PREDICT)
+    parser = make_parser("predict", PREDICT)
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(argv)
     names = ("checkpoint", "file", "output", "json", "device", "batch_size")
-    words = [word for word in options.inputs if not _is_setting(word)]
-    own, _ = _split([word for word in options.inputs if _is_setting(word)], names, ())
+    words = [word for word in options.inputs if not is_setting(word)]
+    own, _ = split_settings([word for word in options.inputs if is_setting(word)], names, ())
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")
     if own.get("json", "false") not in ("true", "false"):
@@ -145,7 +146,7 @@ def predict(argv: list[str]) -> int:
     batch_size = own.get("batch_size", "256")
     if not batch_size.isdigit() or int(batch_size) == 0:
         raise ValueError(f"batch_size={batch_size}: expected an int of at least 1")
-    inputs = words + (_read_lines(own["file"]) if "file" in own else [])
+    inputs = words + (read_lines(own["file"]) if "file" in own else [])
     if not inputs:
         raise ValueError('nothing to predict: give inputs as words ("a fine film") or as file=PATH')
 
@@ -166,13 +167,13 @@ def predict(argv: list[str]) -> int:
     return 0
 
 
-def _is_setting(word: str) -> bool:
+def is_setting(word: str) -> bool:
     """Whether a word of `predict` is `key=value`; a text is taken for one only if it starts like one."""
     key, equals, _ = word.partition("=")
     return bool(equals) and key.replace("_", "a").replace(".", "a").isalnum() and key.isascii()
 
 
-def _split(
+def split_settings(
     words: Sequence[str], own: Sequence[str], groups_taken: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """The settings of the command itself, and those that are passed on; every unknown one is told."""
@@ -197,7 +198,7 @@ def _split(
     return settings, rest
 
 
-def _read_lines(path: str) -> list[str]:
+def read_lines(path: str) -> list[str]:
     """The lines of a text file, without empty ones; `-` is standard input."""
     raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     try:

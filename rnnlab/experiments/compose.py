@@ -176,10 +176,8 @@ def _choice(
     for option in wanted:
         if option is not None and str(option) not in options:
             near = difflib.get_close_matches(str(option), options, n=1)
-            hint = f"did you mean {name}={near[0]}? " if near else ""
-            found.append(
-                f"{name}={option}: there is no such option; {hint}there are {', '.join(sorted(options))}"
-            )
+            hint = f"did you mean {name}={near[0]}?" if near else f"there are {', '.join(sorted(options))}"
+            found.append(f"{name}={option}: there is no such option; {hint}")
             known = False
     if not known or override.is_delete():
         return override.input_line if known else None

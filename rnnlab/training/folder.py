@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -51,12 +52,8 @@ def make_folder(settings: Settings) -> Path:
 
 def remove_folder(folder: Path) -> None:
     """Take away the folder of a run that never started, and its parents as far as they are empty."""
-    for root, folders, files in os.walk(folder, topdown=False):
-        for name in files:
-            Path(root, name).unlink()
-        for name in folders:
-            Path(root, name).rmdir()
-    for path in (folder, *list(folder.parents)[:2]):
+    shutil.rmtree(folder)
+    for path in list(folder.parents)[:2]:
         try:
             path.rmdir()
         except OSError:  # other runs live there

@@ -8,6 +8,15 @@ import torch
 from rnnlab.training.checkpoint import load_task
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError unless tensors can be put on this device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"device={device}: cannot be used here ({first}); device=cpu always can") from error
+
+
 def predict_records(
     checkpoint: str, inputs: Sequence[str], *, device: str = "cpu", batch_size: int = 256
 ) -> list[dict[str, Any]]:
@@ -22,11 +31,7 @@ def predict_records(
     Raises:
         FileNotFoundError, ValueError: see `load_task`; or no such device.
     """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device={device}: cannot be used here ({first}); device=cpu always can") from error
+    check_device(device)
     task: Any = load_task(checkpoint, device)
     records: list[dict[str, Any]] = []
     with torch.inference_mode():

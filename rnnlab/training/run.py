@@ -91,7 +91,7 @@ def train(
             if made:
                 remove_folder(folder)
             raise
-        return _execute(settings, task, datamodule, trainer, folder, out)
+        return _execute(settings, plain, task, datamodule, trainer, folder, out)
 
 
 def measure(
@@ -210,6 +210,7 @@ def _logger(name: str, node: Mapping[str, Any]) -> Any:
 
 def _execute(
     settings: Settings,
+    config: Mapping[str, Any],
     task: pl.LightningModule,
     datamodule: pl.LightningDataModule,
     trainer: pl.Trainer,
@@ -217,6 +218,8 @@ def _execute(
     out: Console,
 ) -> RunResult:
     result = RunResult(folder, {}, task, datamodule, trainer)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(dict(config))
     previous = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(task, datamodule=datamodule)
