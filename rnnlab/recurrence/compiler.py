@@ -5,9 +5,9 @@
     derivative = compiled.derivative()            # .forward keeps what .adjoint reads
     print(derivative.adjoint, derivative.contractions)
 
-`compiled.inputs(x)` are the tensors for the Program's inputs, and `derivative.feeds` tells what the adjoint's
-inputs are given. A compiled cell holds for every length and batch size, and for every cell of the same
-structure: it refers to parameters by name and reads them at each call.
+`compiled.inputs(compiled.values(cell), x)` are the tensors for the Program's inputs, and `derivative.feeds`
+tells what the adjoint's inputs are given. A compiled cell holds for every length and batch size, and for
+every cell of the same structure: it refers to parameters by name and reads them at each call.
 
 Legend: `T` time, `B` batch.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from rnnlab_kernels.program import Program
@@ -49,61 +50,80 @@ class Compiled:
             found = self._derivatives[key] = differentiate(self.marked, key)
         return found
 
-    def inputs(self, cell: nn.Module, x: Tensor, noise: Sequence[Noise] = ()) -> list[Tensor]:
-        """The tensors for the Program's inputs: `x` is `[T, B, *]`."""
-        return self.values(cell, x, noise)[0]
+    def values(self, cell: nn.Module) -> dict[Value, Tensor]:
+        """The tensors of the step's parameters and constants now."""
+        found = {v: v.tensor for v in self.trace.constants if v.tensor is not None}
+        return found | {v: find(cell, v.path) for v in self.trace.parameters}
 
-    def values(
-        self, cell: nn.Module, x: Tensor, noise: Sequence[Noise] = ()
-    ) -> tuple[list[Tensor], dict[Value, Tensor]]:
-        """The tensors for the Program's inputs, and all that eager PyTorch has computed for them."""
+    def inputs(
+        self,
+        values: dict[Value, Tensor],
+        x: Tensor,
+        noise: Sequence[Noise] = (),
+        rows: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The tensors for the Program's inputs.
+
+        Args:
+            values: the tensors of the step's parameters and constants; those of its other arguments, and what
+                eager PyTorch computes, are added to it.
+            x: `[T, B, *]`.
+            noise: the masks of the sequence.
+            rows: the places in `[T*B]` that are no padding; None for all.
+        """
         length, batch = x.shape[:2]
-        lowered, known = self.lowered, _Known(cell, self.trace, noise)
-        known.run(lowered.invariant, None)
-        if lowered.parallel is not None:
-            rows = _Known(cell, self.trace, ())
-            rows.values = dict(known.values)
-            rows.values[self.trace.x] = x.flatten(0, 1)
-            for value, mask in zip(self.trace.noise, noise, strict=True):
-                if mask.per == "step":
-                    rows.values[value] = mask.value.flatten(0, 1)
-                elif mask.per == "sequence":
-                    rows.values[value] = mask.value.expand(length, *mask.value.shape).flatten(0, 1)
-            rows.run(lowered.parallel, length * batch)
-            known.values |= {v: rows.values[v] for v in lowered.parallel.gives}
-        known.values[self.trace.x] = x
+        values[self.trace.x] = x
+        for value, mask in zip(self.trace.noise, noise, strict=True):
+            values[value] = mask.value
+        if self.lowered.invariant is not None:
+            graph = self.lowered.invariant
+            values.update(zip(graph.gives, graph.module(*[values[v] for v in graph.reads]), strict=True))
+        if self.lowered.parallel is not None:
+            self._run(self.lowered.parallel, values, length, batch, rows)
         tensors = []
-        for value, item in zip(lowered.feeds, self.program.inputs, strict=True):
-            tensor = known.get(value)
-            if item.per == "step":
+        for value, item in zip(self.lowered.feeds, self.program.inputs, strict=True):
+            tensor = values[value]
+            if item.per == "step" and tensor.dim() != 3:
                 tensor = tensor.reshape(length, batch, item.width)
-            elif item.per == "sequence":
+            elif item.per == "sequence" and tensor.dim() != 2:
                 tensor = tensor.reshape(batch, item.width)
             tensors.append(tensor)
-        return tensors, known.values
+        return tensors
 
+    def output(
+        self, values: dict[Value, Tensor], stored: Sequence[Tensor], rows: Tensor | None = None
+    ) -> Tensor:
+        """The step's outputs `[T, B, *]` from what the Program stored, and what `inputs` left in `values`."""
+        length, batch = stored[0].shape[:2]
+        if self.lowered.readout is None:
+            y = stored[0]
+        else:
+            values.update(zip(self.lowered.stored, stored, strict=False))
+            self._run(self.lowered.readout, values, length, batch, rows)
+            y = values[self.lowered.output]
+        shape = self.spec.output_shape
+        return y if len(shape) == 1 and y.dim() == 3 else y.reshape(length, batch, *shape)
 
-class _Known:
-    """The tensors of a step's values at one call."""
-
-    def __init__(self, cell: nn.Module, step: Trace, noise: Sequence[Noise]) -> None:
-        self.cell = cell
-        self.values: dict[Value, Tensor] = {v: n.value for v, n in zip(step.noise, noise, strict=bool(noise))}
-
-    def get(self, value: Value) -> Tensor:
-        found = self.values.get(value)
-        if found is None:
-            found = self.values[value] = (
-                value.tensor if value.tensor is not None else find(self.cell, value.path)
-            )
-        return found
-
-    def run(self, graph: Graph | None, rows: int | None) -> None:
-        if graph is None:
-            return
-        arguments = [self.get(v) for v in graph.reads]
-        results = graph.module(*arguments, rows) if graph.rows else graph.module(*arguments)
-        self.values.update(zip(graph.gives, results, strict=True))
+    def _run(
+        self, graph: Graph, values: dict[Value, Tensor], length: int, batch: int, rows: Tensor | None
+    ) -> None:
+        """Run a part of the step at all steps at once, on those rows alone that are no padding."""
+        arguments: list[Any] = []
+        for value in graph.reads:
+            tensor = values[value]
+            if value.role == "noise" and value.per == "sequence":
+                tensor = tensor.expand(length, *tensor.shape)
+            if value.varies:
+                tensor = tensor.reshape(length * batch, *value.tail)
+                tensor = tensor if rows is None else tensor.index_select(0, rows)
+            arguments.append(tensor)
+        if graph.rows:
+            arguments.append(length * batch if rows is None else rows.shape[0])
+        for value, result in zip(graph.gives, graph.module(*arguments), strict=True):
+            if rows is not None:
+                empty = result.new_zeros(length * batch, *result.shape[1:])
+                result = empty.index_copy(0, rows, result)
+            values[value] = result.reshape(length, batch, *result.shape[1:])
 
 
 def find(cell: nn.Module, path: str) -> Tensor:

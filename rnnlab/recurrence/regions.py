@@ -74,7 +74,7 @@ def divide(trace: Trace) -> dict[Operation, Region]:
     for operation in _needed(trace.operations, (trace.output, *trace.next_states)):
         found = {varies[v] for v in operation.operands if v in varies}
         kind = "state" if "state" in found else "input" if "input" in found else None
-        if kind is None and (found or any(_has_rows(v.shape) for v in operation.outputs if v is not None)):
+        if kind is None and (found or any(v.varies for v in operation.outputs if v is not None)):
             kind = "batch"
         if kind is not None:
             varies |= {v: kind for v in operation.outputs if v is not None}  # type: ignore[misc]
@@ -197,7 +197,7 @@ def _lower(
     if readout:
         made = {v for o in readout for v in o.outputs if v is not None}
         read = dict.fromkeys(v for o in readout for v in o.operands if v not in made)
-        stored = [v for v in read if v.role == "state" or (v.node in in_program and _has_rows(v.shape))]
+        stored = [v for v in read if v.role == "state" or (v.node in in_program and v.varies)]
     outputs: list[tuple[int, str]] = []
     for value in stored:
         row = lowering.row(value)
@@ -250,7 +250,7 @@ def _varies(value: Value, regions: dict[Operation, Region], trace: Trace) -> boo
 
 def _prepared(value: Value, dtype: torch.dtype, extra: list[Operation]) -> Value:
     """A value made of parameters, as a vector of the Program's data type."""
-    if _has_rows(value.shape):
+    if value.varies:
         raise Unsupported(f"{value} of shape {list(value.shape)}")
     if value.dtype != dtype:
         if value.dtype.is_floating_point and value.shape and value.dtype.itemsize > dtype.itemsize:
@@ -290,10 +290,6 @@ def _width(value: Value) -> int:
     return width
 
 
-def _has_rows(shape: Sequence[int | Rows]) -> bool:
-    return any(isinstance(s, Rows) for s in shape)
-
-
 def _needed(operations: Sequence[Operation], values: Iterable[Value]) -> list[Operation]:
     """The operations that some values depend on, in order."""
     wanted = set(values)
@@ -310,6 +306,9 @@ def _graph(operations: Sequence[Operation], gives: Sequence[Value]) -> Graph:
     graph = fx.Graph()
     made = {v for o in operations for v in o.outputs if v is not None}
     reads = list(dict.fromkeys(v for o in operations for v in o.operands if v not in made))
+    for edge in (*reads, *gives):
+        if edge.varies and edge.shape[0] != Rows(1):
+            raise Unsupported(f"a value of shape {list(edge.shape)} between two parts of the step")
     nodes: dict[Value, fx.Node] = {v: graph.placeholder(f"v{i}") for i, v in enumerate(reads)}
     rows = any(_mentions_rows((o.args, o.kwargs)) for o in operations)
     number = graph.placeholder("rows") if rows else None

@@ -320,6 +320,27 @@ def rebuild(
     return builder.program(nexts, outputs, adjoint=program.adjoint), moved
 
 
+def with_restarts(program: Program) -> Program:
+    """The Program with a restart of its own, from states that are not the initial ones.
+
+    Behind its inputs it has one more per step, of width 1, which is not zero where a row restarts, and one
+    per sequence for each state that it restarts from.
+    """
+    builder = Builder()
+    moved: dict[int, int] = {}
+    for item in program.inputs:
+        moved[item.value] = builder.input(item.name, item.per, item.width, item.rows)
+    mask = builder.compare("ne", builder.input("restart", "step", 1), builder.const(0))
+    for state in program.states:
+        carried = builder.state(state.name, state.width)
+        first = builder.input(f"restart_{state.name}", "sequence", state.width)
+        moved[state.value] = builder.where(mask, first, carried)
+    for node in program.nodes:
+        moved[node.value] = builder.again(node, tuple(moved[v] for v in node.inputs))
+    outputs = [(moved[o.value], o.name) for o in program.outputs]
+    return builder.program([moved[s.next] for s in program.states], outputs)
+
+
 def tidy(program: Program) -> Program:
     """The Program in the form that backends are given.
 

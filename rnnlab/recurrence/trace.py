@@ -65,6 +65,16 @@ class Value:
     """Where the cell keeps it (roles "parameter" and, if an attribute holds it, "constant")."""
     node: Operation | None = None
 
+    @property
+    def varies(self) -> bool:
+        """Whether each row of the batch has its own: the batch is among its dimensions."""
+        return any(isinstance(size, Rows) for size in self.shape)
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """The shape of one row, where the batch comes first."""
+        return tuple(size for size in self.shape[1:] if isinstance(size, int))
+
     def __repr__(self) -> str:
         return self.name
 

@@ -1,0 +1,95 @@
+"""The `fused` backend: a whole sequence in one generated kernel, forward and backward.
+
+Legend: `T` time, `B` batch; `*` stands for any further dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from rnnlab.recurrence import plan as plans
+from rnnlab.recurrence.contract import Call, State
+from rnnlab.recurrence.operators import executor, recurrence
+from rnnlab.recurrence.plan import Plan
+from rnnlab.recurrence.reference import Eager
+from rnnlab.recurrence.trace import Value
+
+logger = logging.getLogger("rnnlab")
+
+
+class Fused:
+    """Kernels generated from the cell: C++ on a CPU, Triton on a GPU."""
+
+    name = "fused"
+
+    def refusal(self, call: Call) -> str | None:
+        device = call.x.device.type
+        run = executor(device)
+        if run is None:
+            return f"there are no generated kernels for {device!r}"
+        plan, _ = plans.find(call)
+        if isinstance(plan, str):
+            return plan
+        return run.refusal(plan.compiled.program, _dtype(call))
+
+    def run(self, call: Call) -> tuple[Tensor, State]:
+        plan, values = plans.find(call)
+        if isinstance(plan, str):
+            # The choice was made before the cell changed into one that cannot be fused.
+            logger.warning("%s runs on backend 'eager' (fused: %s)", type(call.cell).__name__, plan)
+            return Eager().run(call)
+        return _run(plan, call, values)
+
+
+def _run(plan: Plan, call: Call, values: dict[Value, Tensor]) -> tuple[Tensor, State]:
+    compiled, x = plan.compiled, call.x
+    lowered, batch, dtype = compiled.lowered, x.shape[1], _dtype(call)
+    rows = None if lowered.parallel is None and lowered.readout is None else _valid(call)
+    inputs = compiled.inputs(values, x, call.noise, rows)
+    states = [s if s.dim() == 2 else s.reshape(batch, -1) for s in call.state]
+    resets = call.resets
+    restart = resets is not None and call.restart is not call.state
+    if resets is not None and call.restart is not None and restart:
+        inputs.append(resets.unsqueeze(2).to(dtype))
+        inputs += [s.reshape(batch, -1) for s in call.restart]
+        resets = None
+    inputs = [t if t.dtype == dtype else t.to(dtype) for t in inputs]
+    requires: tuple[bool, ...] | None = None
+    if torch.is_grad_enabled():
+        requires = tuple([t.requires_grad for t in inputs])
+        if True not in requires and not any(s.requires_grad for s in states):
+            requires = None
+    outputs, finals = recurrence(
+        plan.entry(requires, restart), inputs, states, call.lengths, resets, call.reverse
+    )
+    y = compiled.output(values, outputs, rows)
+    carried = call.state[0].dtype
+    if dtype != carried:
+        y = y.to(carried)
+    return y, tuple([_like(final, state) for final, state in zip(finals, call.state, strict=True)])
+
+
+def _like(final: Tensor, state: Tensor) -> Tensor:
+    """A final state in the shape and dtype of the initial one."""
+    if final.dim() != state.dim():
+        final = final.reshape(state.shape)
+    return final if final.dtype == state.dtype else final.to(state.dtype)
+
+
+def _dtype(call: Call) -> torch.dtype:
+    """The data type that the kernel reads: autocast's, or that of the state."""
+    device = call.x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return call.state[0].dtype
+
+
+def _valid(call: Call) -> Tensor | None:
+    """The places in `[T*B]` that are no padding; None for all."""
+    if call.lengths is None:
+        return None
+    steps = torch.arange(call.x.shape[0], device=call.x.device)
+    return (steps[:, None] < call.lengths).flatten().nonzero().squeeze(1)

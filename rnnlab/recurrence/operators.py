@@ -1,0 +1,419 @@
+"""A Program and its adjoint as operators of PyTorch: `rnnlab::recurrence`, `rnnlab::recurrence_backward`.
+
+Programs stand in a table of the process; an operator is given a Program's number. Outside of `torch.compile`
+and of tensor subclasses an autograd function calls the backend directly, since the dispatcher would cost as
+much as a short sequence does.
+
+Legend: `T` time, `B` batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from rnnlab_kernels import program as reference
+from rnnlab_kernels.program import Contraction, Program, interpret
+from torch import Tensor, nn
+
+from rnnlab.recurrence.derivative import Derivative, differentiate, strip
+
+
+class Executor(Protocol):
+    """What runs Programs: `rnnlab_kernels.cpu`, `rnnlab_kernels.triton`, or the interpreter."""
+
+    def run(
+        self,
+        program: Program,
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor],
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reverse: bool = False,
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
+
+    def contract(self, contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor: ...
+
+    def refusal(self, program: Program, dtype: torch.dtype) -> str | None: ...
+
+
+class Interpreter:
+    """The definition of a Program as an executor: always right, and slow."""
+
+    run = staticmethod(interpret)
+    contract = staticmethod(reference.contract)
+
+    @staticmethod
+    def refusal(program: Program, dtype: torch.dtype) -> str | None:
+        return None
+
+
+_MODULES = {"cpu": "rnnlab_kernels.cpu", "cuda": "rnnlab_kernels.triton"}
+executors: dict[str, Executor] = {}
+"""The executor of each type of device, found on first use."""
+
+
+def executor(device: str) -> Executor | None:
+    """What runs Programs on a type of device; None if nothing does."""
+    found = executors.get(device)
+    if found is None and device in _MODULES:
+        found = executors[device] = import_module(_MODULES[device])
+    return found
+
+
+class Entry:
+    """A Program in the table, with its adjoint where one is asked for.
+
+    Args:
+        program: a forward Program as `tidy` leaves it, in which `simplify.DETACH` may stand.
+        requires: for each input, whether its gradient will be asked for; None for a Program that will not be
+            differentiated.
+    """
+
+    def __init__(self, program: Program, requires: tuple[bool, ...] | None) -> None:
+        self.marked = program
+        self.requires = requires
+        self.outputs = len(program.outputs)
+        self.derivative: Derivative | None = None
+        self.program = strip(program)
+        if requires is not None:
+            self.derivative = differentiate(program, requires)
+            self.program = self.derivative.forward
+        self._adjoints: dict[tuple[bool, ...], Derivative] = {}
+        self.number = len(_table)
+        _table.append(self)
+
+    def adjoint(self, given: tuple[bool, ...]) -> Derivative:
+        """The adjoint where some of the outputs have a gradient."""
+        assert self.derivative is not None and self.requires is not None
+        if all(given):
+            return self.derivative
+        found = self._adjoints.get(given)
+        if found is None:
+            found = self._adjoints[given] = self.derivative.without(self.requires, given)
+        return found
+
+    def kept_bytes(self, itemsize: int) -> int:
+        """The bytes that one step of one row keeps for the backward, beyond the outputs.
+
+        The values that a state starts a step with are those that it ended the last one with, so that of an
+        output, or of two that are kept, they take no further bytes.
+        """
+        program = self.program
+        stored = {output.value for output in program.outputs}
+        own = {output.value for output in program.outputs[: self.outputs]}
+        shared = {s.value for s in program.states if s.next in stored} | own
+        return itemsize * sum(o.width for o in program.outputs if o.value not in shared)
+
+
+_table: list[Entry] = []
+
+
+def recurrence(
+    entry: Entry,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Run a Program over a whole sequence, differentiably where its entry has an adjoint.
+
+    Args:
+        entry: the Program.
+        inputs: one tensor for each of its inputs.
+        states: the initial states, `[B, width]`.
+        lengths, resets, reverse: as for `rnnlab_kernels.program.interpret`.
+
+    Returns:
+        The outputs `[T, B, width]` and the final states `[B, width]`.
+    """
+    count = entry.outputs
+    if torch.compiler.is_compiling() or type(inputs[0]) not in _PLAIN or type(states[0]) not in _PLAIN:
+        results = torch.ops.rnnlab.recurrence(entry.number, inputs, states, lengths, resets, reverse)
+    elif entry.derivative is None:
+        return _execute(entry.program, inputs, states, lengths, resets, reverse)
+    else:
+        results = _Function.apply(entry.number, len(inputs), lengths, resets, reverse, *inputs, *states)
+    return results[:count], results[len(results) - len(states) :]
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _execute(
+    program: Program,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    run = executor(states[0].device.type)
+    assert run is not None
+    return run.run(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+
+
+def _execute_adjoint(
+    entry: Entry,
+    gradients: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """The gradients of all inputs, None where none is asked for, and of the initial states."""
+    count = entry.outputs
+    derivative = entry.adjoint(tuple([g is not None for g in gradients[:count]]))
+    program = derivative.adjoint
+    lists = {"input": inputs, "output": outputs, "gradient": gradients}
+    feeds: list[Any] = [lists[feed.kind][feed.index] for feed in derivative.feeds]
+    like, batch = outputs[0] if outputs else inputs[0], 0
+    for tensor, item in zip(inputs, entry.program.inputs, strict=True):
+        if item.per == "step":
+            like, batch = tensor, tensor.shape[1]
+            break
+    finals = [
+        like.new_zeros(batch, s.width) if g is None else g
+        for g, s in zip(gradients[count:], program.states, strict=True)
+    ]
+    run = executor(like.device.type)
+    assert run is not None
+    stored, states = run.run(program, feeds, finals, lengths=lengths, resets=resets, reverse=reverse)
+    found: list[Tensor | None] = [None] * len(inputs)
+    for i, output in derivative.rows:
+        found[i] = stored[output] if entry.program.inputs[i].per == "step" else stored[output].sum(0)
+    rows = _Rows(lengths, like.shape[0])
+    done: dict[Any, Tensor] = {}
+    for contraction in derivative.contractions:
+        key = (contraction.kind, contraction.left, contraction.right, contraction.transposed)
+        part = done.get(key)
+        if part is None:
+            operands = [
+                None
+                if o is None
+                else rows.take(feeds[o.index] if o.source == "input" else stored[o.index], o)
+                for o in (contraction.left, contraction.right)
+            ]
+            assert operands[1] is not None
+            part = done[key] = run.contract(contraction, operands[0], operands[1])
+        i = contraction.parameter
+        item, so_far = entry.program.inputs[i], found[i]
+        if part.shape[-1] < item.width and not item.is_matrix:
+            padded = part.new_zeros(item.width) if so_far is None else so_far
+            padded[contraction.start : contraction.start + part.shape[-1]] += part
+            found[i] = padded
+        else:
+            # Never in place: equal contractions share a tensor.
+            found[i] = part if so_far is None else so_far + part
+    return found, states
+
+
+class _Rows:
+    """The rows of whole sequences that a contraction sums: with lengths, the valid ones alone."""
+
+    def __init__(self, lengths: Tensor | None, length: int) -> None:
+        self.index: Tensor | None = None
+        if lengths is not None:
+            steps = torch.arange(length, device=lengths.device)
+            self.index = (steps[:, None] < lengths).flatten().nonzero().squeeze(1)
+        self.taken: dict[Any, Tensor] = {}
+
+    def take(self, tensor: Tensor, operand: Any) -> Tensor:
+        if self.index is None:
+            return tensor
+        found = self.taken.get(operand)
+        if found is None:
+            found = self.taken[operand] = tensor.flatten(0, 1).index_select(0, self.index)[:, None]
+        return found
+
+
+class _Function(torch.autograd.Function):
+    """The Program of an entry and its adjoint, for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        number, count, lengths, resets, reverse = arguments[:5]
+        tensors = arguments[5:]
+        entry = _table[number]
+        inputs, states = tensors[:count], tensors[count:]
+        outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*outputs[entry.outputs :])
+        ctx.save_for_backward(*tensors, *outputs, lengths, resets)
+        ctx.options = number, count, len(states), reverse
+        return (*outputs, *finals)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        number, count, states_count, reverse = ctx.options
+        entry = _table[number]
+        *saved, lengths, resets = ctx.saved_tensors
+        inputs, states = saved[:count], saved[count : count + states_count]
+        wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - states_count :]]
+        needed = ctx.needs_input_grad[5:]
+        if torch.is_grad_enabled():
+            found = _differentiable(entry, wanted, inputs, states, lengths, resets, reverse, needed)
+        else:
+            outputs = saved[count + states_count :]
+            parts, firsts = _execute_adjoint(entry, wanted, inputs, outputs, lengths, resets, reverse)
+            found = [*parts, *firsts]
+        return (None,) * 5 + tuple([g if on else None for g, on in zip(found, needed, strict=True)])
+
+
+def _differentiable(
+    entry: Entry,
+    gradients: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients as functions that can be differentiated again: through the interpreter."""
+    outputs, finals = interpret(entry.marked, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+    pairs = [
+        (r, g)
+        for r, g in zip([*outputs, *finals], gradients, strict=True)
+        if g is not None and r.requires_grad
+    ]
+    wanted = [t for t, on in zip([*inputs, *states], needed, strict=True) if on]
+    if not pairs:
+        return [None] * len(needed)
+    results = torch.autograd.grad(
+        [r for r, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
+    )
+    parts = iter(results)
+    return [next(parts) if on else None for on in needed]
+
+
+# The operators, for torch.compile and everything else that works by dispatch.
+
+_library = torch.library.Library("rnnlab", "DEF")
+_library.define(
+    "recurrence(int number, Tensor[] inputs, Tensor[] states, Tensor? lengths, Tensor? resets, bool reverse) "
+    "-> Tensor[]"
+)
+_library.define(
+    "recurrence_backward(int number, Tensor?[] gradients, Tensor[] inputs, Tensor[] states, "
+    "Tensor[] outputs, Tensor? lengths, Tensor? resets, bool reverse) -> Tensor[]"
+)
+
+
+def _forward_kernel(
+    number: int,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> list[Tensor]:
+    outputs, finals = _execute(_table[number].program, inputs, states, lengths, resets, reverse)
+    return _apart([*outputs, *finals])
+
+
+def _backward_kernel(
+    number: int,
+    gradients: list[Tensor | None],
+    inputs: list[Tensor],
+    states: list[Tensor],
+    outputs: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> list[Tensor]:
+    entry = _table[number]
+    found, firsts = _execute_adjoint(entry, gradients, inputs, outputs, lengths, resets, reverse)
+    assert entry.requires is not None
+    asked = [
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for tensor, gradient, on in zip(inputs, found, entry.requires, strict=True)
+        if on
+    ]
+    return _apart([*asked, *firsts])
+
+
+def _apart(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors that share no memory, as the results of an operator must not, each of its plain layout."""
+    seen: set[int] = set()
+    result = []
+    for tensor in tensors:
+        memory = tensor.untyped_storage()._cdata
+        result.append(tensor.clone() if memory in seen or not tensor.is_contiguous() else tensor)
+        seen.add(memory)
+    return result
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    number, given, states, lengths, resets, reverse = inputs
+    outputs = output[: len(output) - len(states)]
+    ctx.save_for_backward(*given, *states, *outputs, lengths, resets)
+    ctx.options = number, len(given), len(states), reverse
+
+
+def _derive(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    number, count, states_count, reverse = ctx.options
+    entry = _table[number]
+    *saved, lengths, resets = ctx.saved_tensors
+    inputs, states = saved[:count], saved[count : count + states_count]
+    outputs = saved[count + states_count :]
+    wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - states_count :]]
+    requires = entry.requires or (False,) * count
+    needed = (*requires, *(True for _ in states))
+    found: list[Tensor | None]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        needed = tuple(on and t.requires_grad for on, t in zip(needed, saved, strict=False))
+        found = _differentiable(entry, wanted, inputs, states, lengths, resets, reverse, needed)
+    elif entry.derivative is None:
+        raise RuntimeError("this Program was compiled without its adjoint: run it under torch.no_grad()")
+    else:
+        some = torch.ops.rnnlab.recurrence_backward(
+            number, wanted, inputs, states, outputs, lengths, resets, reverse
+        )
+        parts = iter(some)
+        found = [next(parts) if on else None for on in needed]
+    return None, found[:count], found[count:], None, None, None
+
+
+def _forward_fake(
+    number: int,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> list[Tensor]:
+    program = _table[number].program
+    first = next(t for t, item in zip(inputs, program.inputs, strict=True) if item.per == "step")
+    length, batch = first.shape[:2]
+    outputs = [first.new_empty(length, batch, output.width) for output in program.outputs]
+    return [*outputs, *(state.new_empty(batch, state.shape[-1]) for state in states)]
+
+
+def _backward_fake(
+    number: int,
+    gradients: list[Tensor | None],
+    inputs: list[Tensor],
+    states: list[Tensor],
+    outputs: list[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> list[Tensor]:
+    requires = _table[number].requires
+    assert requires is not None
+    asked = [tensor for tensor, on in zip(inputs, requires, strict=True) if on]
+    return [t.new_empty(t.shape) for t in (*asked, *states)]
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("recurrence", _forward_kernel, _device)
+    _library.impl("recurrence_backward", _backward_kernel, _device)
+torch.library.register_fake("rnnlab::recurrence", _forward_fake, lib=_library)
+torch.library.register_fake("rnnlab::recurrence_backward", _backward_fake, lib=_library)
+torch.library.register_autograd("rnnlab::recurrence", _derive, setup_context=_remember, lib=_library)

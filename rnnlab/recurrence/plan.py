@@ -1,0 +1,247 @@
+"""Which compiled Program belongs to a cell as it is now, and how its tensors are found at each call.
+
+A Program is compiled once for a structure: the classes of a cell's modules, their settings, and the shapes
+of their parameters. Parameters are read from the modules at every call, so that functional calls, weight drop
+and a loaded checkpoint act at once; a setting that has changed is noticed, and leads to another Program.
+
+Legend: `T` time, `B` batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.recurrence.compiler import Compiled, compile_cell
+from rnnlab.recurrence.compiler import find as find_tensor
+from rnnlab.recurrence.contract import Call, has_hooks
+from rnnlab.recurrence.operators import Entry
+from rnnlab.recurrence.simplify import tidy, with_restarts
+from rnnlab.recurrence.trace import Unsupported, Value
+
+# What every module has: no settings of a cell, but for `training`.
+_COMMON = frozenset(nn.Module().__dict__) - {"training"}
+_PRIMITIVE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_CODE = (FunctionType, BuiltinFunctionType, type)
+
+
+class Plan:
+    """A compiled structure, with the entries of its Programs in the operators' table."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self._entries: dict[Any, Entry] = {}
+
+    def entry(self, requires: tuple[bool, ...] | None, restart: bool = False) -> Entry:
+        """The Program for these gradients; with `restart`, one that is given the states to restart from."""
+        key = requires, restart
+        found = self._entries.get(key)
+        if found is None:
+            program = self.compiled.marked
+            if restart:
+                program = tidy(with_restarts(program))
+            found = self._entries[key] = Entry(program, requires)
+        return found
+
+
+class Bound:
+    """A plan for one cell, or the reason why there is none, for as long as the cell's settings stay."""
+
+    def __init__(self, cell: nn.Module, plan: Plan | str) -> None:
+        self.plan = plan
+        self._modules = [_Settings(module) for module in cell.modules()]
+        self._reads: list[tuple[Value, int, str, str, torch.Size]] = []
+        self._ties: list[tuple[tuple[int, str], tuple[int, str]]] = []
+        self._constants: list[tuple[Value, Tensor]] = []
+        if isinstance(plan, str):
+            return
+        order = {name: i for i, (name, _) in enumerate(cell.named_modules())}
+        step = plan.compiled.trace
+        for value in step.parameters:
+            parent, _, name = value.path.rpartition(".")
+            self._reads.append(
+                (value, order[parent], name, _kind(cell, value.path), find_tensor(cell, value.path).shape)
+            )
+        self._constants = [(v, v.tensor) for v in step.constants if v.tensor is not None]
+        seen: dict[Tensor, tuple[int, str]] = {}
+        for path, tensor in cell.named_parameters(remove_duplicate=False):
+            parent, _, name = path.rpartition(".")
+            # A module that stands in two places is one module.
+            place = order.get(parent, -1), name
+            if place[0] >= 0 and seen.setdefault(tensor, place) != place:
+                self._ties.append((seen[tensor], place))
+
+    def tensors(self) -> dict[Value, Tensor] | None:
+        """The tensors of the step's parameters now; None where the cell has changed its structure."""
+        modules: list[nn.Module] = []
+        for settings in self._modules:
+            module = settings.module()
+            if module is None or not settings.hold(module):
+                return None
+            modules.append(module)
+        found: dict[Value, Tensor] = dict(self._constants)
+        for value, index, name, kind, shape in self._reads:
+            tensor = modules[index].__dict__[kind].get(name) if kind else modules[index].__dict__.get(name)
+            if tensor is None or tensor.shape != shape or tensor.dtype != value.dtype:
+                return None
+            found[value] = tensor
+        for (i, name), (j, other) in self._ties:
+            if getattr(modules[i], name, None) is not getattr(modules[j], other, None):
+                return None
+        return found
+
+
+class _Settings:
+    """What a module was when its step was captured, without keeping it alive."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: ReferenceType[nn.Module] = ref(module)
+        self.forward = type(module).forward
+        self.children = [(name, ref(child)) for name, child in module._modules.items() if child is not None]
+        self.count = len(module.__dict__)
+        self.plain: list[tuple[str, Any]] = []
+        self.other: list[tuple[str, Callable[[], Any]]] = []
+        for name, value in module.__dict__.items():
+            if name in _COMMON or isinstance(value, Tensor):
+                continue
+            if isinstance(value, _PRIMITIVE):
+                self.plain.append((name, value))
+            elif isinstance(value, list | dict | set | tuple):
+                self.plain.append((name, _token(value)))
+            else:
+                self.other.append((name, _reference(value)))
+
+    def hold(self, module: nn.Module) -> bool:
+        """Whether a module is still what it was."""
+        attributes = module.__dict__
+        if len(attributes) != self.count or type(module).forward is not self.forward:
+            return False
+        for name, value in self.plain:
+            now = attributes.get(name, self)
+            if now is not value and _token(now) != value:
+                return False
+        for name, reference in self.other:
+            if attributes.get(name) is not reference():
+                return False
+        children = module._modules
+        return all(children.get(name) is child() for name, child in self.children)
+
+
+def _reference(value: Any) -> Callable[[], Any]:
+    try:
+        return ref(value)
+    except TypeError:
+        return lambda: value
+
+
+def _token(value: Any) -> Any:
+    """Something that compares equal as long as a setting means the same."""
+    if isinstance(value, list | tuple):
+        return type(value), tuple(_token(v) for v in value)
+    if isinstance(value, dict):
+        return dict, tuple((_token(k), _token(v)) for k, v in value.items())
+    if isinstance(value, set):
+        return set, frozenset(_token(v) for v in value)
+    if isinstance(value, Tensor):
+        return Tensor, tuple(value.shape), value.dtype
+    return value if isinstance(value, (*_PRIMITIVE, *_CODE)) else id(value)
+
+
+def _kind(cell: nn.Module, path: str) -> str:
+    """The dictionary of a module that holds a tensor; "" where it is a plain attribute."""
+    parent, _, name = path.rpartition(".")
+    module = cell.get_submodule(parent)
+    return "_parameters" if name in module._parameters else "_buffers" if name in module._buffers else ""
+
+
+def structure(cell: nn.Module) -> Any:
+    """What cells that can share a Program have in common; None for a cell that shares with no other."""
+    parts: list[Any] = []
+    numbers: dict[int, int] = {}
+    for name, module in cell.named_modules():
+        settings = []
+        for key, value in module.__dict__.items():
+            if key in _COMMON or isinstance(value, Tensor):
+                settings.append((key, _token(value)) if isinstance(value, Tensor) else key)
+            elif isinstance(value, (*_PRIMITIVE, *_CODE)):
+                settings.append((key, type(value), value))
+            elif isinstance(value, list | tuple | dict | set) and _primitive(value):
+                settings.append((key, _token(value)))
+            else:
+                return None
+        tensors = [
+            (key, None if t is None else (tuple(t.shape), t.dtype, numbers.setdefault(id(t), len(numbers))))
+            for holder in (module._parameters, module._buffers)
+            for key, t in holder.items()
+        ]
+        parts.append((name, type(module), type(module).forward, tuple(settings), tuple(tensors)))
+    return tuple(parts)
+
+
+def _primitive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_primitive(k) and _primitive(v) for k, v in value.items())
+    if isinstance(value, list | tuple | set):
+        return all(_primitive(v) for v in value)
+    return isinstance(value, (*_PRIMITIVE, *_CODE))
+
+
+_bound: WeakKeyDictionary[nn.Module, dict[Any, Bound]] = WeakKeyDictionary()
+_shared: dict[Any, Plan] = {}
+
+
+def find(call: Call) -> tuple[Plan | str, dict[Value, Tensor]]:
+    """The plan for a call and the tensors of its parameters, or the reason why the cell cannot be fused."""
+    cell = call.cell
+    key = _key(call)
+    by_call = _bound.get(cell)
+    if by_call is None:
+        by_call = _bound[cell] = {}
+    bound = by_call.get(key)
+    tensors = None if bound is None else bound.tensors()
+    if bound is None or tensors is None:
+        bound = by_call[key] = Bound(cell, _plan(call, key))
+        tensors = bound.tensors()
+        assert tensors is not None
+    return bound.plan, tensors
+
+
+def _key(call: Call) -> Any:
+    """What of a call decides on the Program, apart from the cell."""
+    x = call.x
+    noise = call.noise
+    return (
+        x.shape[2:],
+        x.dtype,
+        x.device,
+        tuple([s.dtype for s in call.state]),
+        tuple([(n.per, n.value.dtype, _tail(n.value, n.per)) for n in noise]) if noise else (),
+    )
+
+
+def _tail(value: Tensor, per: str) -> Sequence[int]:
+    return value.shape[{"step": 2, "sequence": 1, "call": 0}[per] :]
+
+
+def _plan(call: Call, key: Any) -> Plan | str:
+    cell = call.cell
+    if has_hooks(cell):
+        return "the cell has hooks, which its kernel would not call"
+    common = structure(cell)
+    shared = None if common is None else (common, key, call.spec)
+    found = None if shared is None else _shared.get(shared)
+    if found is not None:
+        return found
+    try:
+        compiled = compile_cell(cell, call.x, call.state, call.noise, spec=call.spec)
+    except Unsupported as error:
+        return str(error)
+    plan = Plan(compiled)
+    if shared is not None and not compiled.trace.constants:
+        _shared[shared] = plan
+    return plan
