@@ -21,6 +21,6 @@ setup(
     package_data={
         "rnnlab": ["py.typed", "data/bundled/*"],
         "rnnlab.conf": ["*.yaml", "**/*.yaml"],
-        "rnnlab_kernels": ["**/*.hpp"],
+        "rnnlab_kernels": ["**/*.hpp", "**/*.cpp"],
     },
 )

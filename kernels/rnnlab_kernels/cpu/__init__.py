@@ -1,1 +1,6 @@
 """C++ generated from a Program, compiled by the machine's own compiler."""
+
+from rnnlab_kernels.cpu.launch import Kernel, build_many, contract, prepare, refusal, run, source
+from rnnlab_kernels.cpu.toolchain import ToolchainError
+
+__all__ = ["Kernel", "ToolchainError", "build_many", "contract", "prepare", "refusal", "run", "source"]

@@ -1,0 +1,110 @@
+"""Shared objects by what they were made of: found in a folder, or compiled and put there.
+
+A file is the shared object followed by its own digest, so that one that was cut short or changed is
+noticed and made again. It appears by an atomic rename, so that processes may race.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+DIGEST_BYTES = 32
+
+
+def folder() -> Path:
+    """The cache folder: `RNNLAB_CACHE_DIR`, or rnnlab under `XDG_CACHE_HOME` or ~/.cache.
+
+    One that cannot be written, or that belongs to somebody else, is replaced by a temporary folder for the
+    life of this process, with one line in the log.
+    """
+    return _usable(os.environ.get("RNNLAB_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@cache
+def _usable(chosen: str | None, xdg: str | None) -> Path:
+    if chosen:
+        wanted = Path(chosen).expanduser()
+    else:
+        wanted = (Path(xdg) if xdg else Path("~/.cache").expanduser()) / "rnnlab"
+    path = wanted / "cpu"
+    reason = _unfit(path)
+    if reason is None:
+        return path
+    log.warning(
+        "rnnlab's kernel cache %s cannot be used (%s); kernels are kept for this process only", path, reason
+    )
+    return _temporary()
+
+
+@cache
+def _temporary() -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="rnnlab-")
+    _holders.append(holder)
+    return Path(holder.name)
+
+
+_holders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _unfit(path: Path) -> str | None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        # Code is loaded from here: nobody else may be able to put any.
+        if status.st_uid != os.getuid():
+            return "it belongs to another user"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return "others may write to it"
+        with tempfile.NamedTemporaryFile(dir=path) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def load(key: str, make: Callable[[Path], None]) -> ctypes.CDLL:
+    """The shared object with this key, made by `make(path)` where the cache lacks a sound one."""
+    path = folder() / f"{key}.so"
+    if not _sound(path):
+        path = _build(path, make)
+    return ctypes.CDLL(str(path))
+
+
+def _build(path: Path, make: Callable[[Path], None]) -> Path:
+    try:
+        return _put(path, make)
+    except OSError as error:
+        log.warning(
+            "rnnlab could not write %s (%s); the kernel is kept for this process only", path, error.strerror
+        )
+        return _put(_temporary() / path.name, make)
+
+
+def _put(path: Path, make: Callable[[Path], None]) -> Path:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as work:
+        made = Path(work) / path.name
+        make(made)
+        with made.open("ab") as file:
+            file.write(hashlib.sha256(made.read_bytes()).digest())
+            file.flush()
+        made.chmod(0o600)
+        made.replace(path)
+    return path
+
+
+def _sound(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return len(content) > DIGEST_BYTES and (
+        hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+    )

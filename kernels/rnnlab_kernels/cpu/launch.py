@@ -1,0 +1,220 @@
+"""Programs on the CPU: compiled on first use, then called with tensors.
+
+Legend: T time, B batch.
+"""
+
+import ctypes
+import hashlib
+import os
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rnnlab_kernels.cpu import cache, codegen, toolchain
+from rnnlab_kernels.cpu.microkernels import micro_kernels
+from rnnlab_kernels.program import Contraction, Program
+from rnnlab_kernels.program import contract as reference_contract
+
+NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+# A forked child inherits libgomp's pool without its threads, and would wait for them for ever.
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def refusal(program: Program, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot run a Program, or None where it can."""
+    if dtype not in NAMES:
+        return f"the CPU backend computes in float32, float64 and bfloat16, not in {dtype}"
+    if not any(item.per == "step" for item in program.inputs):
+        return "the CPU backend needs an input that varies with the step"
+    return toolchain.missing()
+
+
+def source(program: Program, dtype: torch.dtype) -> str:
+    """The C++ that is generated for a Program."""
+    return codegen.generate([program], NAMES[dtype])
+
+
+def run(
+    program: Program,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a Program over whole sequences: what `rnnlab_kernels.program.interpret` computes, compiled.
+
+    Raises:
+        ToolchainError: the Program cannot be compiled here.
+    """
+    first = next(t for t, item in zip(inputs, program.inputs, strict=True) if item.per == "step")
+    kernel = prepare(program, first.dtype)
+    return kernel(inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+
+
+def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor:
+    """A parameter's gradient from whole sequences."""
+    return reference_contract(contraction, left, right)
+
+
+def prepare(program: Program, dtype: torch.dtype) -> "Kernel":
+    """The compiled Program; compiled once a process, and once a machine where the cache can be written."""
+    key = (program.key, dtype)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        kernel = _kernels[key] = build_many([program], dtype)[0]
+    return kernel
+
+
+_kernels: dict[tuple[str, torch.dtype], "Kernel"] = {}
+
+
+def build_many(programs: Sequence[Program], dtype: torch.dtype) -> list["Kernel"]:
+    """Compile several Programs in one run of the compiler."""
+    text = codegen.generate(programs, NAMES[dtype])
+    library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=False))
+    core = _core(codegen.STORE_TYPES[NAMES[dtype]][0])
+    functions = [getattr(library, f"rnnlab_program{number}") for number in range(len(programs))]
+    return [Kernel(p, dtype, function, core) for p, function in zip(programs, functions, strict=True)]
+
+
+_cores: dict[str, int] = {}
+
+
+def _core(real: str) -> int:
+    """The address of the shared routines for one type of the arithmetic."""
+    if real not in _cores:
+        text = _core_text(real)
+        library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
+        library.rnnlab_core.restype = ctypes.c_void_p
+        _cores[real] = library.rnnlab_core()
+    return _cores[real]
+
+
+def _core_text(real: str) -> str:
+    body = (toolchain.HERE / "core.cpp").read_text().replace("#include MICRO_KERNELS\n", micro_kernels())
+    return f"#define REAL {real}\n{body}"
+
+
+def _key(text: str) -> str:
+    """A digest of all that decides a shared object."""
+    found = toolchain.compiler()
+    parts = [text, *found.command, found.version, found.target, *found.flags]
+    parts += [(toolchain.HERE / name).read_text() for name in toolchain.HEADERS]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+class Kernel:
+    """A compiled Program. Calling it does what `interpret` does."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, function, core: int) -> None:  # type: ignore[no-untyped-def]
+        self.program, self.dtype, self.core = program, dtype, core
+        self.function = function
+        self.function.argtypes = [ctypes.c_void_p]
+        self.function.restype = ctypes.c_int
+        self.steps = next(n for n, item in enumerate(program.inputs) if item.per == "step")
+        after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
+        self.shared = {
+            before: after[program.states[state].next]
+            for state, before in codegen.shared_outputs(program).items()
+        }
+
+    def __call__(
+        self,
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor],
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reverse: bool = False,
+        sharing: int = 0,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        program = self.program
+        first = inputs[self.steps]
+        T, B = first.shape[0], first.shape[1]
+        keep: list[Tensor] = []
+        arguments = [
+            self.core,
+            T,
+            B,
+            1 if _forked else torch.get_num_threads(),
+            int(reverse != program.adjoint),
+        ]
+        if lengths is not None:
+            lengths = lengths.to(torch.int64).contiguous()
+            keep.append(lengths)
+            arguments.append(lengths.data_ptr())
+        else:
+            arguments.append(0)
+        if resets is not None:
+            resets = resets.to(torch.bool).contiguous()
+            keep.append(resets)
+            arguments.append(resets.data_ptr())
+        else:
+            arguments.append(0)
+        arguments.append(sharing)
+        for tensor, item in zip(inputs, program.inputs, strict=True):
+            if item.per == "step":
+                tensor = self._rows(tensor, keep)
+                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+            elif item.is_matrix:
+                keep.append(tensor)
+                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+            elif item.per == "sequence":
+                tensor = self._rows(tensor, keep)
+                arguments += (tensor.data_ptr(), 0, tensor.stride(0))
+            else:
+                tensor = self._rows(tensor, keep)
+                arguments += (tensor.data_ptr(), 0, 0)
+        for state in states:
+            state = self._rows(state, keep)
+            arguments += (state.data_ptr(), 0, state.stride(0) if state.shape[0] == B else 0)
+        outputs: list[Tensor] = []
+        shared = self.shared if lengths is None and resets is None else {}
+        joint: dict[int, Tensor] = {}
+        for after in shared.values():
+            width = program.outputs[after].width
+            joint[after] = first.new_empty(T + 1, B, width)
+        for number, output in enumerate(program.outputs):
+            if number in shared:
+                whole = joint[shared[number]]
+                outputs.append(whole[1:] if reverse != program.adjoint else whole[:-1])
+            elif number in joint:
+                whole = joint[number]
+                outputs.append(whole[:-1] if reverse != program.adjoint else whole[1:])
+            else:
+                outputs.append(first.new_empty(T, B, output.width))
+        for number, tensor in enumerate(outputs):
+            if number in shared:
+                whole = joint[shared[number]]
+                start = whole[-1] if reverse != program.adjoint else whole[0]
+                arguments += (0, start.data_ptr(), tensor.stride(1))
+            else:
+                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+        finals = [first.new_empty(B, state.width) for state in program.states]
+        for tensor in finals:
+            arguments += (tensor.data_ptr(), 0, tensor.stride(0))
+        if B:
+            packed = array("q", arguments)
+            if self.function(packed.buffer_info()[0]):
+                raise MemoryError("the CPU backend found no memory for its buffers")
+        return outputs, finals
+
+    def _rows(self, tensor: Tensor, keep: list[Tensor]) -> Tensor:
+        """The tensor with the columns of a row side by side."""
+        if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+            tensor = tensor.contiguous()
+        keep.append(tensor)
+        return tensor

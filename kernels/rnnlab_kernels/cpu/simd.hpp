@@ -1,0 +1,296 @@
+// Vectors of the machine's own width, and elementary functions on them.
+//
+// REAL is the type of the arithmetic (float or double). A vector is a GCC/Clang vector extension, so the same text
+// compiles for AVX-512, AVX2 and NEON. `n` in loads and stores is the number of columns left: lanes past it are
+// neither read nor written. No function here may need -ffast-math: NaN and infinity behave as in the C library.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef REAL S;
+#if defined(__AVX512F__)
+constexpr int VBYTES = 64;
+#elif defined(__AVX__)
+constexpr int VBYTES = 32;
+#else
+constexpr int VBYTES = 16;
+#endif
+constexpr long VL = VBYTES / sizeof(S);
+constexpr bool DOUBLE = sizeof(S) == 8;
+
+template <int size> struct Integer;
+template <> struct Integer<4> { typedef int32_t type; };
+template <> struct Integer<8> { typedef int64_t type; };
+typedef Integer<sizeof(S)>::type Int;
+typedef S V __attribute__((vector_size(VBYTES)));
+typedef Int VI __attribute__((vector_size(VBYTES)));  // also a comparison's result: all bits or none
+
+struct bf16 { uint16_t bits; };
+
+INLINE V all(S x) { return V{} + x; }
+INLINE VI alli(Int x) { return VI{} + x; }
+INLINE V choose(VI mask, V yes, V no) { return mask ? yes : no; }
+INLINE V as_real(VI x) { return (V)x; }
+INLINE VI as_int(V x) { return (VI)x; }
+
+// Loads and stores of whole vectors.
+INLINE V load(const S* p) { V v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store(S* p, V v) { memcpy(p, &v, sizeof v); }
+
+// Loads and stores of the first n lanes.
+INLINE V load(const S* p, long n) {
+#if defined(__AVX512F__)
+  if constexpr (DOUBLE) return (V)_mm512_maskz_loadu_pd(n >= VL ? 0xff : (1u << n) - 1, p);
+  else return (V)_mm512_maskz_loadu_ps(n >= VL ? 0xffff : (1u << n) - 1, p);
+#else
+  if (n >= VL) return load(p);
+  V v{};
+  memcpy(&v, p, n * sizeof(S));
+  return v;
+#endif
+}
+INLINE void store(S* p, V v, long n) {
+#if defined(__AVX512F__)
+  if constexpr (DOUBLE) _mm512_mask_storeu_pd(p, n >= VL ? 0xff : (1u << n) - 1, (__m512d)v);
+  else _mm512_mask_storeu_ps(p, n >= VL ? 0xffff : (1u << n) - 1, (__m512)v);
+#else
+  if (n >= VL) store(p, v);
+  else memcpy(p, &v, n * sizeof(S));
+#endif
+}
+
+INLINE float widen(bf16 x) { uint32_t u = (uint32_t)x.bits << 16; float f; memcpy(&f, &u, 4); return f; }
+INLINE bf16 narrow(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  if (x != x) return {(uint16_t)0x7fc0};
+  return {(uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16)};
+}
+INLINE V load(const bf16* p, long n) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  __m256i h = _mm256_maskz_loadu_epi16(n >= VL ? 0xffff : (1u << n) - 1, p);
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#else
+  V v{};
+  for (long i = 0; i < VL; i++) v[i] = i < n ? widen(p[i]) : 0;
+  return v;
+#endif
+}
+INLINE void store(bf16* p, V v, long n) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  VI u = as_int(v), odd = (u >> 16) & 1;
+  VI rounded = ((u + 0x7fff + odd) >> 16) & 0xffff;
+  VI bits = v == v ? rounded : alli(0x7fc0);
+  _mm256_mask_storeu_epi16(p, n >= VL ? 0xffff : (1u << n) - 1, _mm512_cvtepi32_epi16((__m512i)bits));
+#else
+  for (long i = 0; i < VL && i < n; i++) p[i] = narrow(v[i]);
+#endif
+}
+INLINE S load_one(const S* p) { return *p; }
+INLINE S load_one(const bf16* p) { return widen(*p); }
+INLINE void store_one(S* p, S v) { *p = v; }
+INLINE void store_one(bf16* p, S v) { *p = narrow(v); }
+
+// The sum or maximum of the lanes, in one fixed order.
+INLINE S sum_lanes(V v) {
+  for (long step = VL / 2; step > 0; step /= 2)
+    for (long i = 0; i < step; i++) v[i] += v[i + step];
+  return v[0];
+}
+INLINE V vmax(V a, V b) { V m = a > b ? a : b; return a != a ? a : m; }
+INLINE V vmin(V a, V b) { V m = a < b ? a : b; return a != a ? a : m; }
+INLINE S max_lanes(V v) {
+  S m = v[0];
+  for (long i = 1; i < VL; i++) m = (v[i] > m || v[i] != v[i]) ? v[i] : m;
+  return m;
+}
+
+INLINE V vabs(V x) { return as_real(as_int(x) & (Int)~((Int)1 << (sizeof(S) * 8 - 1))); }
+INLINE V vneg(V x) { return as_real(as_int(x) ^ (Int)((Int)1 << (sizeof(S) * 8 - 1))); }
+INLINE V copysign_of(V magnitude, V sign) {
+  const Int bit = (Int)((Int)1 << (sizeof(S) * 8 - 1));
+  return as_real((as_int(magnitude) & ~bit) | (as_int(sign) & bit));
+}
+INLINE V vsign(V x) { return x != x ? x : (x > 0 ? all(1) : (x < 0 ? all(-1) : V{})); }
+INLINE V vrelu(V x) { return x < 0 ? V{} : x; }
+INLINE V vsqrt(V x) {
+#if defined(__AVX512F__)
+  if constexpr (DOUBLE) return (V)_mm512_sqrt_pd((__m512d)x);
+  else return (V)_mm512_sqrt_ps((__m512)x);
+#else
+  V y;
+  for (long i = 0; i < VL; i++) y[i] = DOUBLE ? sqrt(x[i]) : sqrtf(x[i]);
+  return y;
+#endif
+}
+INLINE V vrsqrt(V x) { return 1 / vsqrt(x); }
+
+// 1/d for d that is finite, normal and whose inverse is normal: a short Newton step where the machine has one.
+INLINE V quick_inverse(V d) {
+#if defined(__AVX512F__)
+  if constexpr (!DOUBLE) {
+    V y = (V)_mm512_rcp14_ps((__m512)d);
+    return y + y * (1 - d * y);
+  }
+#endif
+  return 1 / d;
+}
+
+// exp(x) - 1 = p, reduced: x = n log(2) + r, p = exp(r) - 1. `scale` is 2^n, for n within the normal exponents.
+struct Reduced { V p; V n; };
+INLINE Reduced reduce_exp(V x) {
+  const S magic = DOUBLE ? (S)6755399441055744.0 : (S)12582912.0f;  // rounds to an integer when added
+  V n = (x * (S)1.4426950408889634074 + magic) - magic;
+  V r = x - n * (DOUBLE ? (S)6.93147180369123816490e-01 : (S)0.693145751953125f);
+  r = r - n * (DOUBLE ? (S)1.90821492927058770002e-10 : (S)1.42860682030941723212e-6f);
+  V q;
+  if constexpr (DOUBLE) {
+    q = all((S)(1.0 / 6227020800.0));
+    q = q * r + (S)(1.0 / 479001600.0);
+    q = q * r + (S)(1.0 / 39916800.0);
+    q = q * r + (S)(1.0 / 3628800.0);
+    q = q * r + (S)(1.0 / 362880.0);
+    q = q * r + (S)(1.0 / 40320.0);
+    q = q * r + (S)(1.0 / 5040.0);
+    q = q * r + (S)(1.0 / 720.0);
+    q = q * r + (S)(1.0 / 120.0);
+    q = q * r + (S)(1.0 / 24.0);
+    q = q * r + (S)(1.0 / 6.0);
+  } else {
+    q = all((S)0.0013946581166237593);
+    q = q * r + (S)0.008366659283638;
+    q = q * r + (S)0.04166628047823906;
+    q = q * r + (S)0.16666541993618011;
+  }
+  q = q * r + (S)0.5;
+  return {r + (r * r) * q, n};
+}
+INLINE V power_of_two(V n) {  // n an integer within the normal exponents
+  const S magic = DOUBLE ? (S)6755399441055744.0 : (S)12582912.0f;
+  const int mantissa = DOUBLE ? 52 : 23;
+  return as_real((as_int(n + magic) + (Int)(DOUBLE ? 1023 : 127)) << mantissa);
+}
+INLINE V clamp_range(V x, S low, S high) {  // a NaN stays
+#if defined(__AVX512F__)
+  if constexpr (DOUBLE)
+    return (V)_mm512_min_pd(_mm512_set1_pd(high), _mm512_max_pd(_mm512_set1_pd(low), (__m512d)x));
+  else return (V)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+#else
+  x = x < low ? all(low) : x;
+  return x > high ? all(high) : x;
+#endif
+}
+
+INLINE V vexp(V x) {
+  x = clamp_range(x, DOUBLE ? (S)-746.0 : (S)-104.0, DOUBLE ? (S)710.0 : (S)89.0);
+  Reduced e = reduce_exp(x);
+  // Two factors, since 2^n itself may overflow or be subnormal.
+  const S magic = DOUBLE ? (S)6755399441055744.0 : (S)12582912.0f;
+  V half = (e.n * (S)0.5 + magic) - magic;
+  return ((1 + e.p) * power_of_two(half)) * power_of_two(e.n - half);
+}
+INLINE V vexpm1(V x) {
+  V big = vexp(x) - 1;
+  V inside = clamp_range(x, (S)-40, (S)40);
+  Reduced e = reduce_exp(inside);
+  V scale = power_of_two(e.n);
+  V small = scale * e.p + (scale - 1);
+  V y = inside == x ? small : big;
+  return x == 0 ? x : y;
+}
+// 1 / (1 + exp(-x))
+INLINE V vsigmoid(V x) {
+  const S limit = DOUBLE ? (S)708.0 : (S)87.0;
+  V z = clamp_range(x, -limit, limit);
+  Reduced e = reduce_exp(-z);
+  V scale = power_of_two(e.n);
+  V y = quick_inverse(1 + (scale + scale * e.p));
+  return x < -limit ? V{} : y;
+}
+// m / (m + 2) with m = exp(2x) - 1, which keeps its relative precision near zero
+INLINE V vtanh(V x) {
+  const S limit = DOUBLE ? (S)20.0 : (S)9.1;
+  V z = clamp_range(x, -limit, limit);
+  Reduced e = reduce_exp(z + z);
+  V scale = power_of_two(e.n);
+  V m = scale * e.p + (scale - 1);
+  V y = m * quick_inverse(m + 2);
+  return vabs(x) < (S)1e-5 ? x : y;
+}
+// log(2^k (1+f)), with the atanh series of fdlibm: log(1+f) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2+f)
+INLINE V log_reduced(V f, V k, V correction) {
+  V s = f / (2 + f), z = s * s, half = (S)0.5 * f * f, r;
+  if constexpr (DOUBLE) {
+    r = all((S)(2.0 / 23));
+    r = r * z + (S)(2.0 / 21);
+    r = r * z + (S)(2.0 / 19);
+    r = r * z + (S)(2.0 / 17);
+    r = r * z + (S)(2.0 / 15);
+    r = r * z + (S)(2.0 / 13);
+    r = r * z + (S)(2.0 / 11);
+    r = r * z + (S)(2.0 / 9);
+    r = r * z + (S)(2.0 / 7);
+  } else {
+    r = all((S)(2.0 / 9));
+    r = r * z + (S)(2.0 / 7);
+  }
+  r = r * z + (S)(2.0 / 5);
+  r = r * z + (S)(2.0 / 3);
+  r = r * z;
+  const S high = DOUBLE ? (S)6.93147180369123816490e-01 : (S)0.693145751953125f;
+  const S low = DOUBLE ? (S)1.90821492927058770002e-10 : (S)1.42860682030941723212e-6f;
+  return k * high + (f - (half - (s * (half + r) + (k * low + correction))));
+}
+struct Split { V f; V k; };
+INLINE Split split_log(V x) {  // x = 2^k (1+f), 1+f in [sqrt(1/2), sqrt(2))
+  const int mantissa = DOUBLE ? 52 : 23;
+  const S tiny = DOUBLE ? (S)2.2250738585072014e-308 : (S)1.17549435e-38f;
+  VI subnormal = x < tiny;
+  V scaled = x * (DOUBLE ? (S)18014398509481984.0 : (S)33554432.0f);  // 2^54 and 2^25
+  V y = subnormal ? scaled : x;
+  const Int offset = DOUBLE ? (Int)0x3fe6a09e667f3bcdLL : (Int)0x3f3504f3;
+  VI bits = as_int(y) - offset;
+  VI k = bits >> mantissa;
+  V one_f = as_real((bits & (Int)(((Int)1 << mantissa) - 1)) + offset);
+  V kr = __builtin_convertvector(k, V) - (subnormal ? all(DOUBLE ? (S)54 : (S)25) : V{});
+  return {one_f - 1, kr};
+}
+INLINE V log_special(V x, V y) {
+  y = x == 0 ? all(-(S)INFINITY) : y;
+  y = x < 0 ? all((S)NAN) : y;
+  return (x == (S)INFINITY) | (x != x) ? x : y;
+}
+INLINE V vlog(V x) {
+  Split s = split_log(x);
+  return log_special(x, log_reduced(s.f, s.k, V{}));
+}
+INLINE V vlog1p(V x) {
+  V u = 1 + x;
+  // What the sum rounded away, relative to u.
+  V lost = x > 0 ? (1 - (u - x)) : (x - (u - 1));
+  Split s = split_log(u);
+  V y = log_special(u, log_reduced(s.f, s.k, u > 0 ? lost / u : V{}));
+  return vabs(x) < (S)1e-8 ? (DOUBLE ? x - (S)0.5 * x * x : x) : y;
+}
+
+#define LANES(name, call)                            \
+  static __attribute__((noinline)) V name(V x) {     \
+    V y;                                             \
+    for (long i = 0; i < VL; i++) y[i] = (S)call;    \
+    return y;                                        \
+  }
+LANES(vsin, (DOUBLE ? sin(x[i]) : sinf(x[i])))
+LANES(vcos, (DOUBLE ? cos(x[i]) : cosf(x[i])))
+LANES(verf, (DOUBLE ? erf(x[i]) : erff(x[i])))
+static __attribute__((noinline)) V vpow(V x, V e) {
+  V y;
+  for (long i = 0; i < VL; i++) y[i] = (S)(DOUBLE ? pow(x[i], e[i]) : powf(x[i], e[i]));
+  return y;
+}
