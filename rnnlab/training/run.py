@@ -52,7 +52,11 @@ class RunResult:
 
 
 def train(
-    config: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (), console: bool = False
+    config: DictConfig | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    console: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> RunResult:
     """Train, keep the best checkpoint, test it.
 
@@ -60,6 +64,7 @@ def train(
         config: of `rnnlab.experiments.compose`, or a plain mapping of the same form.
         overrides: the words that made it, for the record.
         console: say on screen what is done.
+        callbacks: objects beside those of the configuration.
 
     Raises:
         ConfigError: the configuration is wrong; nothing was left behind.
@@ -83,7 +88,7 @@ def train(
         try:
             source["run_dir"] = str(folder)
             plain = _plain(source)[1]
-            trainer = _trainer(plain, task, facts)
+            trainer = _trainer(plain, task, facts, callbacks)
             if made:
                 write_records(folder, plain, overrides)
             _introduce(out, plain, task, datamodule, trainer, folder)
@@ -180,9 +185,14 @@ def _claim_folder(settings: Settings) -> tuple[Path, bool]:
     return folder, True
 
 
-def _trainer(config: Mapping[str, Any], task: pl.LightningModule, facts: Mapping[str, Any]) -> pl.Trainer:
+def _trainer(
+    config: Mapping[str, Any],
+    task: pl.LightningModule,
+    facts: Mapping[str, Any],
+    more: Sequence[pl.Callback] = (),
+) -> pl.Trainer:
     """Lightning's trainer with the configured callbacks and loggers, which default to the task's metric."""
-    callbacks: list[Any] = [Provenance(describe_model(config, facts))]
+    callbacks: list[Any] = [Provenance(describe_model(config, facts)), *more]
     watched = {"monitor": getattr(task, "monitor", None), "mode": getattr(task, "monitor_mode", "min")}
     for name, node in (config.get("callbacks") or {}).items():
         if node:
