@@ -38,7 +38,8 @@ def make_folder(settings: Settings) -> Path:
             raise ValueError(f"run_dir={settings.run_dir}: exists already; name one that does not, or auto")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    parent = Path(settings.output_dir).expanduser() / re.sub(r"[^\w.-]+", "_", settings.name or "run")
+    name = re.sub(r"[^\w.-]+", "_", settings.name or "").strip(".") or "run"
+    parent = Path(settings.output_dir).expanduser() / name
     parent.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     while True:
