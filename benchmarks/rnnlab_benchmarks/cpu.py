@@ -70,7 +70,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     console.print(title)
     if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) + machine["threads"]:
         console.print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): trust ratios before times.")
-    peak_gflops = peak.measure(options.quick)
+    peak_gflops = peak.measure(0.05 if options.quick else 0.5)
     if peak_gflops is not None:
         console.print(f"measured peak: {peak_gflops:.0f} GFLOP/s in float32")
     budget_s = options.budget or (0.05 if options.quick else 1.2)

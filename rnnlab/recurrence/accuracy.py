@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FACTOR = 2.0
 
@@ -69,6 +70,39 @@ def compare(
             worst_share = share
             worst = f"{name}: error {ours:.1e}, eager's {theirs:.1e}, at most {bound:.1e} allowed"
     return Accuracy(ok, worst)
+
+
+def results(
+    layer: nn.Module, x: Tensor, state: tuple[Tensor, ...] | None = None, *, seed: int = 0, **options: Any
+) -> dict[str, Tensor]:
+    """Everything that a recurrence gives, by name, gradients for random cotangents on all of it included.
+
+    Args:
+        layer: a `Recurrence`, or what is called like one.
+        x: `[T, B, *]`.
+        state: the states before the first step, in a tuple.
+        seed: of the cotangents, which are the same in every dtype.
+        options: `lengths` and `resets`.
+
+    Returns:
+        "outputs", "final state k", and "gradient of" the inputs, each initial state and each parameter; one
+        that depends on nothing has a gradient of zeros.
+    """
+    x = x.detach().clone().requires_grad_()
+    given = None if state is None else tuple(s.detach().clone().requires_grad_() for s in state)
+    outputs, final = layer(x, given, **options)
+    finals = (final,) if isinstance(final, Tensor) else tuple(final)
+    found = {"outputs": outputs} | {f"final state {k}": s for k, s in enumerate(finals)}
+    generator = torch.Generator().manual_seed(seed)
+    leaves = {"inputs": x} | {f"state {k}": s for k, s in enumerate(given or ())}
+    leaves |= dict(layer.named_parameters())
+    drawn = [(t, torch.randn(t.shape, generator=generator, dtype=torch.float64)) for t in found.values()]
+    roots, cotangents = zip(*((t, c.to(t)) for t, c in drawn if t.requires_grad), strict=True)
+    gradients = torch.autograd.grad(
+        roots, list(leaves.values()), cotangents, allow_unused=True, materialize_grads=True
+    )
+    named = {f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}
+    return {name: t.detach() for name, t in (found | named).items()}
 
 
 def _odd(actual: Tensor, finite: Tensor) -> Tensor:

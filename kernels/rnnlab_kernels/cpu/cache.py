@@ -28,14 +28,21 @@ def folder() -> Path:
     return _usable(os.environ.get("RNNLAB_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"))
 
 
+def wanted() -> Path:
+    """Where the cache folder is looked for, whether or not it can be used."""
+    return _wanted(os.environ.get("RNNLAB_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME"))
+
+
+def _wanted(chosen: str | None, xdg: str | None) -> Path:
+    if chosen:
+        return Path(chosen).expanduser() / "cpu"
+    return (Path(xdg) if xdg else Path("~/.cache").expanduser()) / "rnnlab" / "cpu"
+
+
 @cache
 def _usable(chosen: str | None, xdg: str | None) -> Path:
-    if chosen:
-        wanted = Path(chosen).expanduser()
-    else:
-        wanted = (Path(xdg) if xdg else Path("~/.cache").expanduser()) / "rnnlab"
-    path = wanted / "cpu"
-    reason = _unfit(path)
+    path = _wanted(chosen, xdg)
+    reason = unfit(path)
     if reason is None:
         return path
     log.warning(
@@ -54,7 +61,8 @@ def _temporary() -> Path:
 _holders: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def _unfit(path: Path) -> str | None:
+def unfit(path: Path) -> str | None:
+    """Why a folder cannot hold the cache; None if it can. It is made where it does not exist."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
