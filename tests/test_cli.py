@@ -1,5 +1,6 @@
 """The console script: quick answers, one clear message for each mistake, exit statuses."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from rnnlab import cli
+from rnnlab.experiments import commands
+from rnnlab.experiments.compose import compose
 
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "numpy", "rich")
 
@@ -61,6 +64,18 @@ def test_every_command_has_a_function_and_help(
     assert callable(command.load())
     assert cli.main([command.name, "--help"]) == 0
     assert f"rnnlab {command.name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [commands.TRAIN, commands.EVAL], ids=["train", "eval"])
+def test_the_examples_of_the_help_are_right(text: str) -> None:
+    """Their settings of `train` compose; `eval` takes the same ones beside its own."""
+    for line in text.splitlines():
+        if line.startswith("  rnnlab ") and "--config-dir" not in line:
+            words = shlex.split(line.strip().split("  ")[0])[2:]
+            settings = [
+                word for word in words if "=" in word and word.split("=")[0] not in ("checkpoint", "output")
+            ]
+            compose(settings)
 
 
 def test_a_misspelt_command_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

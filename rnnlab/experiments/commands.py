@@ -23,8 +23,8 @@ Settings are words `key=value`: a group chooses a file, a dotted key sets one va
 examples:
   rnnlab train                                          a two-layer LSTM on movie reviews
   rnnlab train cell=gru model.num_layers=3 model.bidirectional=true
-  rnnlab train model.hidden_size=[32,16] optim.optimizer.lr=0.003 seed=2
-  rnnlab train data.path=reviews.csv                    your own examples
+  rnnlab train model.hidden_size='[32,16]' optim.lr=0.003 seed=2
+  rnnlab train data=texts data.source=reviews.csv       your own texts
   rnnlab train debug=fast_dev_run                       one batch of everything
   rnnlab train --config-dir my_configs experiment=mine  your own files win over shipped ones
   rnnlab train cell=gru --print-config                  show the configuration and stop
@@ -41,7 +41,7 @@ settings:
 
 examples:
   rnnlab eval checkpoint=runs/sentiment/20250101-120000-x1y2
-  rnnlab eval checkpoint=best.ckpt data.path=my_reviews.csv output=measures.json
+  rnnlab eval checkpoint=best.ckpt data=texts data.source=mine.csv output=measures.json
 """
 
 PREDICT = """\
