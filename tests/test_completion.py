@@ -42,21 +42,21 @@ def test_offers(line: str, offered: set[str]) -> None:
 
 def test_a_users_folder_adds_options(tmp_path: Path) -> None:
     (tmp_path / "cell").mkdir()
-    (tmp_path / "cell" / "mine.yaml").write_text("_target_: mine.Cell\n", encoding="utf-8")
-    assert complete(f"rnnlab train --config-dir {tmp_path} cell=m") == ["cell=mine"]
+    (tmp_path / "cell" / "mine_own.yaml").write_text("_target_: mine.Cell\n", encoding="utf-8")
+    assert complete(f"rnnlab train --config-dir {tmp_path} cell=mine_") == ["cell=mine_own"]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_by_the_script(tmp_path: Path) -> None:
     script = SCRIPTS["bash"] + (
-        '\nline="rnnlab train cell=g"; COMP_LINE="$line"; COMP_POINT=${#line}; compopt() { :; }'
+        '\nline="rnnlab train cell=lst"; COMP_LINE="$line"; COMP_POINT=${#line}; compopt() { :; }'
         '\n_rnnlab_complete; echo "${COMPREPLY[*]}"\n'
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
     )
-    assert done.stdout == "gru\n"
+    assert done.stdout == "lstm\n"
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
