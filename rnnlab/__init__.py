@@ -4,7 +4,6 @@ The public names are loaded on first use, so that `import rnnlab` and the comman
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # as slow as the rest of the start
+
         try:
             return version("rnnlab")
         except PackageNotFoundError:  # run from a source tree that was never installed
