@@ -9,6 +9,7 @@ Legend: `T` time, `B` batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from rnnlab_kernels.program import Contraction, Program, interpret
 from torch import Tensor, nn
 
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
+
+
+logger = logging.getLogger("rnnlab")
 
 
 class Executor(Protocol):
@@ -52,7 +56,7 @@ class Interpreter:
 
 
 _MODULES = {"cpu": "rnnlab_kernels.cpu", "cuda": "rnnlab_kernels.triton"}
-executors: dict[str, Executor] = {}
+executors: dict[str, Executor | None] = {}
 """The executor of each type of device, found on first use."""
 
 
@@ -60,7 +64,8 @@ def executor(device: str) -> Executor | None:
     """What runs Programs on a type of device; None if nothing does."""
     found = executors.get(device)
     if found is None and device in _MODULES:
-        found = executors[device] = import_module(_MODULES[device])
+        module = import_module(_MODULES[device])
+        found = executors[device] = module if hasattr(module, "run") else None
     return found
 
 
@@ -154,7 +159,17 @@ def _execute(
 ) -> tuple[list[Tensor], list[Tensor]]:
     run = executor(states[0].device.type)
     assert run is not None
-    return run.run(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+    try:
+        return run.run(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+    except (OSError, getattr(run, "ToolchainError", OSError)) as error:
+        if program.key not in _failed:
+            _failed.add(program.key)
+            kind = "backward" if program.adjoint else "forward"
+            logger.warning("a %s kernel is interpreted, slowly, since it could not be built: %s", kind, error)
+        return interpret(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+
+
+_failed: set[str] = set()
 
 
 def _execute_adjoint(
@@ -181,9 +196,9 @@ def _execute_adjoint(
         like.new_zeros(batch, s.width) if g is None else g
         for g, s in zip(gradients[count:], program.states, strict=True)
     ]
+    stored, states = _execute(program, feeds, finals, lengths, resets, reverse)
     run = executor(like.device.type)
     assert run is not None
-    stored, states = run.run(program, feeds, finals, lengths=lengths, resets=resets, reverse=reverse)
     found: list[Tensor | None] = [None] * len(inputs)
     for i, output in derivative.rows:
         found[i] = stored[output] if entry.program.inputs[i].per == "step" else stored[output].sum(0)

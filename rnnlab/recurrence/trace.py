@@ -167,8 +167,14 @@ def _run(
             recorder.enter(state, f"state{i}", "state", given=True, index=i)
         for i, (value, (_, per)) in enumerate(zip(noise_t, noise, strict=True)):
             recorder.enter(value, f"noise{i}", "noise", given=True, per=per, index=i)
-        with recorder:
-            output, new = step(cell, spec, x_t, states_t, noise_t)
+        try:
+            with recorder:
+                output, new = step(cell, spec, x_t, states_t, noise_t)
+        except Unsupported:
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise Unsupported(f"a step raises {type(error).__name__}: {lines[0]}") from error
         return recorder.finish(x_t, states_t, noise_t, output, new)
 
 
