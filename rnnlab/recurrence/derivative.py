@@ -49,6 +49,11 @@ class Derivative:
     marked: Program
     """`forward` with the marks where no gradient flows, for `without`."""
 
+    def width(self, operand: Operand) -> int:
+        """The width of what a contraction reads."""
+        adjoint = self.adjoint
+        return (adjoint.inputs if operand.source == "input" else adjoint.outputs)[operand.index].width
+
     def without(self, requires: Sequence[bool], given: Sequence[bool]) -> Derivative:
         """The adjoint for outputs of which some have no gradient, from what this one's forward loop keeps.
 

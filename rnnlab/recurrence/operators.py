@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -20,7 +21,6 @@ from rnnlab_kernels.program import Contraction, Program, interpret
 from torch import Tensor, nn
 
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
-
 
 logger = logging.getLogger("rnnlab")
 
@@ -87,18 +87,18 @@ class Entry:
         if requires is not None:
             self.derivative = differentiate(program, requires)
             self.program = self.derivative.forward
-        self._adjoints: dict[tuple[bool, ...], Derivative] = {}
+        self._backwards: dict[tuple[bool, ...], _Backward] = {}
         self.number = len(_table)
         _table.append(self)
 
-    def adjoint(self, given: tuple[bool, ...]) -> Derivative:
+    def backward(self, given: tuple[bool, ...]) -> _Backward:
         """The adjoint where some of the outputs have a gradient."""
-        assert self.derivative is not None and self.requires is not None
-        if all(given):
-            return self.derivative
-        found = self._adjoints.get(given)
+        found = self._backwards.get(given)
         if found is None:
-            found = self._adjoints[given] = self.derivative.without(self.requires, given)
+            assert self.derivative is not None
+            assert self.requires is not None
+            some = self.derivative if all(given) else self.derivative.without(self.requires, given)
+            found = self._backwards[given] = _Backward(self, some)
         return found
 
     def kept_bytes(self, itemsize: int) -> int:
@@ -172,6 +172,26 @@ def _execute(
 _failed: set[str] = set()
 
 
+class _Backward:
+    """How a derivative's adjoint is run: everything about it that does not depend on a call."""
+
+    def __init__(self, entry: Entry, derivative: Derivative) -> None:
+        program = entry.program
+        lists = {"input": 0, "output": 1, "gradient": 2}
+        self.program = derivative.adjoint
+        self.feeds = [(lists[feed.kind], feed.index) for feed in derivative.feeds]
+        self.like = next(i for i, item in enumerate(program.inputs) if item.per == "step")
+        self.rows = [(i, o, program.inputs[i].per == "sequence") for i, o in derivative.rows]
+        # Equal contractions are computed once, whichever parameters they belong to.
+        sums: dict[Contraction, list[tuple[int, int | None]]] = {}
+        for contraction in derivative.contractions:
+            item = program.inputs[contraction.parameter]
+            part = contraction.kind != "outer" and derivative.width(contraction.right) < item.width
+            target = contraction.parameter, contraction.start if part else None
+            sums.setdefault(replace(contraction, parameter=0, start=0), []).append(target)
+        self.sums = list(sums.items())
+
+
 def _execute_adjoint(
     entry: Entry,
     gradients: Sequence[Tensor | None],
@@ -183,64 +203,50 @@ def _execute_adjoint(
 ) -> tuple[list[Tensor | None], list[Tensor]]:
     """The gradients of all inputs, None where none is asked for, and of the initial states."""
     count = entry.outputs
-    derivative = entry.adjoint(tuple([g is not None for g in gradients[:count]]))
-    program = derivative.adjoint
-    lists = {"input": inputs, "output": outputs, "gradient": gradients}
-    feeds: list[Any] = [lists[feed.kind][feed.index] for feed in derivative.feeds]
-    like, batch = outputs[0] if outputs else inputs[0], 0
-    for tensor, item in zip(inputs, entry.program.inputs, strict=True):
-        if item.per == "step":
-            like, batch = tensor, tensor.shape[1]
-            break
+    plan = entry.backward(tuple([g is not None for g in gradients[:count]]))
+    lists: tuple[Sequence[Any], ...] = (inputs, outputs, gradients)
+    feeds: list[Tensor] = [lists[kind][index] for kind, index in plan.feeds]
+    like = inputs[plan.like]
     finals = [
-        like.new_zeros(batch, s.width) if g is None else g
-        for g, s in zip(gradients[count:], program.states, strict=True)
+        like.new_zeros(like.shape[1], s.width) if g is None else g
+        for g, s in zip(gradients[count:], plan.program.states, strict=True)
     ]
-    stored, states = _execute(program, feeds, finals, lengths, resets, reverse)
+    stored, states = _execute(plan.program, feeds, finals, lengths, resets, reverse)
     run = executor(like.device.type)
     assert run is not None
     found: list[Tensor | None] = [None] * len(inputs)
-    for i, output in derivative.rows:
-        found[i] = stored[output] if entry.program.inputs[i].per == "step" else stored[output].sum(0)
-    rows = _Rows(lengths, like.shape[0])
-    done: dict[Any, Tensor] = {}
-    for contraction in derivative.contractions:
-        key = (contraction.kind, contraction.left, contraction.right, contraction.transposed)
-        part = done.get(key)
-        if part is None:
-            operands = [
-                None
-                if o is None
-                else rows.take(feeds[o.index] if o.source == "input" else stored[o.index], o)
-                for o in (contraction.left, contraction.right)
-            ]
-            assert operands[1] is not None
-            part = done[key] = run.contract(contraction, operands[0], operands[1])
-        i = contraction.parameter
-        item, so_far = entry.program.inputs[i], found[i]
-        if part.shape[-1] < item.width and not item.is_matrix:
-            padded = part.new_zeros(item.width) if so_far is None else so_far
-            padded[contraction.start : contraction.start + part.shape[-1]] += part
-            found[i] = padded
-        else:
-            # Never in place: equal contractions share a tensor.
-            found[i] = part if so_far is None else so_far + part
+    for i, output, once in plan.rows:
+        found[i] = stored[output].sum(0) if once else stored[output]
+    rows = None if lengths is None else _Rows(lengths, like.shape[0])
+    for contraction, targets in plan.sums:
+        left, right = contraction.left, contraction.right
+        a = None if left is None else (feeds if left.source == "input" else stored)[left.index]
+        b = (feeds if right.source == "input" else stored)[right.index]
+        if rows is not None:
+            a = None if a is None else rows.take(a, left)
+            b = rows.take(b, right)
+        part = run.contract(contraction, a, b)
+        for i, start in targets:
+            so_far = found[i]
+            if start is not None:
+                so_far = part.new_zeros(entry.program.inputs[i].width) if so_far is None else so_far.clone()
+                so_far[start : start + part.shape[0]] += part
+                found[i] = so_far
+            else:
+                # Never in place: several parameters may share the tensor.
+                found[i] = part if so_far is None else so_far + part
     return found, states
 
 
 class _Rows:
-    """The rows of whole sequences that a contraction sums: with lengths, the valid ones alone."""
+    """The rows of whole sequences that are no padding: what a contraction sums."""
 
-    def __init__(self, lengths: Tensor | None, length: int) -> None:
-        self.index: Tensor | None = None
-        if lengths is not None:
-            steps = torch.arange(length, device=lengths.device)
-            self.index = (steps[:, None] < lengths).flatten().nonzero().squeeze(1)
+    def __init__(self, lengths: Tensor, length: int) -> None:
+        steps = torch.arange(length, device=lengths.device)
+        self.index = (steps[:, None] < lengths).flatten().nonzero().squeeze(1)
         self.taken: dict[Any, Tensor] = {}
 
     def take(self, tensor: Tensor, operand: Any) -> Tensor:
-        if self.index is None:
-            return tensor
         found = self.taken.get(operand)
         if found is None:
             found = self.taken[operand] = tensor.flatten(0, 1).index_select(0, self.index)[:, None]
