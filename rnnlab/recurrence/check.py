@@ -175,6 +175,12 @@ def _table(report: Report) -> Table:
     return view
 
 
+REPORT_IT = (
+    "the reference passes: this is a fault of the backend, not of the cell; use backend='eager' and report "
+    "it with the cell"
+)
+
+
 def _judge(name: str, run: Callable[[], str | None], advice: str) -> Result:
     try:
         with warnings.catch_warnings():
@@ -182,8 +188,8 @@ def _judge(name: str, run: Callable[[], str | None], advice: str) -> Result:
             detail = run() or ""
     except Skipped as reason:
         return Result(name, "skipped", str(reason))
-    except Failed as reason:
-        return Result(name, "failed", str(reason), advice)
+    except Failed as fault:
+        return Result(name, "failed", str(fault), advice if fault.backend in (None, "eager") else REPORT_IT)
     except Exception as error:  # the cell's own fault, in whatever form
         return Result(name, "failed", first_line(error), advice)
     return Result(name, "passed", detail)

@@ -163,8 +163,6 @@ def test_passes_wrapped_cells():
     wrapped = cells.Zoneout(cells.WeightDrop(cells.PeepholeLSTMCell(3, 5), 0.4), (0.1, 0.3))
     report = check(wrapped)
     assert report.ok, str(report)
-    masks = next(r for r in report.results if r.name == "masks are the same on every backend")
-    assert masks.detail.startswith("the same on eager")
 
 
 def test_leaves_the_cell_as_it_was(monkeypatch):
