@@ -56,7 +56,7 @@ POWERS = {2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}", 1.0: "{0}", -1.0: "1 / {0}",
 def generate(programs: Sequence[Program], dtype: str) -> str:
     """The C++ source of Programs: a function rnnlab_program0, rnnlab_program1, ... for each."""
     real, stored = STORE_TYPES[dtype]
-    head = f'#define REAL {real}\n#define STORED {stored}\n#include "simd.hpp"\n#include "driver.hpp"\n'
+    head = f'#define REAL {real}\n#define STORED {stored}\n#include "simd.hpp"\n#include "program.hpp"\n'
     bodies = [_Generator(plan(p), f"program{number}").text() for number, p in enumerate(programs)]
     return head + "".join(bodies)
 
@@ -99,37 +99,35 @@ class _Generator:
             phases.append(
                 f"static void {phase}(Ctx& c, const long m0, const long m1) {{\n" + "\n".join(calls) + "\n}"
             )
-        buffer_rows = ", ".join(f"{{{b.width}, {int(b.chunk)}}}" for b in self.plan.buffers)
-        weights = ", ".join(self.panels)
-        flops = program.flops()
+        buffers = ", ".join(f"{{{b.width}, {str(b.chunk).lower()}}}" for b in self.plan.buffers)
+        panels = ", ".join(self.panels)
+        boolean = {True: "true", False: "false"}
+        outside = any(stage.phase != "loop" for stage in self.plan.stages)
         return f"""
 namespace {self.name} {{
 namespace {{
 {listing}
 
-constexpr int INPUTS = {len(program.inputs)}, STATES = {len(program.states)};
-constexpr int OUTPUTS = {len(program.outputs)}, BUFFERS = {len(self.plan.buffers)};
-constexpr int PANELS = {len(self.panels)};
-constexpr bool ADJOINT = {"true" if program.adjoint else "false"};
-constexpr bool OUTSIDE = {"true" if any(s.phase != "loop" for s in self.plan.stages) else "false"};
-constexpr long FLOPS = {flops};
 constexpr long STATE_WIDTHS[] = {{{", ".join(str(s.width) for s in program.states) or "0"}}};
 constexpr long OUTPUT_WIDTHS[] = {{{", ".join(str(o.width) for o in program.outputs) or "0"}}};
 constexpr int BEFORE[] = {{{before or "-1"}}};
-constexpr BufferSize BUFFER_SIZES[] = {{{buffer_rows or "{0, 0}"}}};
-constexpr PanelSize PANEL_SIZES[] = {{{weights or "{0, 0, 0, {}, 0, false}"}}};
-typedef Context<INPUTS, STATES, OUTPUTS, BUFFERS, PANELS> Ctx;
+constexpr BufferSize BUFFERS[] = {{{buffers or "{0, false}"}}};
+constexpr PanelSize PANELS[] = {{{panels or "{0, 0, 0, {}, 0, false, 1}"}}};
 
 {chr(10).join(stages)}
 
 {chr(10).join(phases)}
 
-#include "loop.hpp"
+const Program program = {{
+  {len(program.inputs)}, {len(program.states)}, {len(program.outputs)}, {len(self.plan.buffers)}, {len(self.panels)},
+  {boolean[program.adjoint]}, {boolean[outside]}, {program.flops()},
+  STATE_WIDTHS, OUTPUT_WIDTHS, BEFORE, BUFFERS, PANELS, pre, loop, post,
+}};
 }}  // namespace
 }}  // namespace {self.name}
 
-extern "C" __attribute__((visibility("default"))) int rnnlab_{self.name}(const int64_t* arguments) {{
-  return {self.name}::drive(arguments, (int)arguments[3]);
+extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.name}() {{
+  return &{self.name}::program;
 }}
 """
 
@@ -220,7 +218,7 @@ extern "C" __attribute__((visibility("default"))) int rnnlab_{self.name}(const i
         weights = f"c.panel[{panel}] + first * {term.depth * count} * VL"
         sums = f"tile + {slot} * here * VL, ld, rows, {int(accumulate)}"
         lda = self._leading(term.place)
-        return f"c.core->gemm({rows}, {lda}, {weights}, {term.depth}, {count} * here, {sums});"
+        return f"c.gemm({rows}, {lda}, {weights}, {term.depth}, {count} * here, {sums});"
 
     def _leading(self, place: Place) -> str:
         if place.kind == "state":
@@ -259,7 +257,7 @@ extern "C" __attribute__((visibility("default"))) int rnnlab_{self.name}(const i
         place = row.place
         assert place is not None
         address = self._address(place)
-        start = "V{}" if piece.op == "sum" else "all(-(S)INFINITY)"
+        start = "V{}" if piece.op == "sum" else "all(-(S)__builtin_inf())"
         combine = "total + x" if piece.op == "sum" else "vmax(total, x)"
         lines = [
             f"      const S* const p = {address};",
@@ -378,7 +376,7 @@ extern "C" __attribute__((visibility("default"))) int rnnlab_{self.name}(const i
 def literal(number: float) -> str:
     """A C++ literal that keeps every bit."""
     if number != number:
-        return "NAN"
+        return '__builtin_nan("")'
     if number in (float("inf"), float("-inf")):
-        return "INFINITY" if number > 0 else "-INFINITY"
+        return "__builtin_inf()" if number > 0 else "-__builtin_inf()"
     return number.hex()

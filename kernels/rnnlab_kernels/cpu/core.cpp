@@ -1,14 +1,9 @@
-// The part that all programs share (see core.hpp). MICRO_KERNELS, written by microkernels.py, is included here: for
-// each number of rows and vectors, sums held in that many registers.
+// The routines that all Programs share, compiled once for each type of the arithmetic and of storage. MICRO_KERNELS,
+// written by microkernels.py, is included here: for each number of rows and vectors, sums in that many registers.
 #include "simd.hpp"
-#include "core.hpp"
-#include <stdlib.h>
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "program.hpp"
+#include "team.hpp"
+#include "pack.hpp"
 #include MICRO_KERNELS
 
 namespace {
@@ -39,59 +34,14 @@ void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, 
   }
 }
 
-int team(void (*body)(void*, int), void* context, int parts) {
-#if defined(_OPENMP)
-  int done = 0;
-#pragma omp parallel num_threads(parts) reduction(+ : done)
-  {
-    // In a pool that gives fewer threads than were asked for, those that came would wait for the others.
-    if (omp_get_num_threads() == parts) {
-      body(context, omp_get_thread_num());
-      done = 1;
-    }
-  }
-  return done == parts;
-#else
-  (void)body, (void)context;
-  return parts == 0;
-#endif
-}
-
-// One block of memory is kept from call to call, so that the system need not map and clear it anew each time.
-char* kept = nullptr;
-long kept_bytes = 0;
-int kept_busy = 0;
-constexpr long MOST_KEPT = 64L << 20, LARGE = 4L << 20;
-
-void* fresh(long bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, bytes >= LARGE ? 2L << 20 : 64, bytes)) return nullptr;
-#if defined(__linux__)
-  if (bytes >= LARGE) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
-  return memory;
-}
-
-void* take(long bytes) {
-  if (bytes <= MOST_KEPT && !__atomic_exchange_n(&kept_busy, 1, __ATOMIC_ACQUIRE)) {
-    if (kept_bytes < bytes) {
-      free(kept);
-      kept = (char*)fresh(bytes);
-      kept_bytes = kept ? bytes : 0;
-    }
-    if (kept) return kept;
-    __atomic_store_n(&kept_busy, 0, __ATOMIC_RELEASE);
-  }
-  return fresh(bytes);
-}
-
-void give(void* memory) {
-  if (memory == kept) __atomic_store_n(&kept_busy, 0, __ATOMIC_RELEASE);
-  else free(memory);
-}
-
-const Core core = {gemm, team, take, give};
+#include "loop.hpp"
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const Core* rnnlab_core() { return &core; }
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// arguments: T, B, threads, backwards, lengths, resets, sharing (0 as it pays, 1 by rows, 2 by columns), then an
+// address, a step's stride and a row's stride for each input, initial state, output and final state.
+EXPORT int rnnlab_run(const void* program, const int64_t* arguments) {
+  return run_program(*(const Program*)program, arguments, (int)arguments[2]);
+}

@@ -8,6 +8,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Sequence
+from functools import cache as cache_result
 
 import torch
 from torch import Tensor
@@ -85,27 +86,29 @@ def build_many(programs: Sequence[Program], dtype: torch.dtype) -> list["Kernel"
     """Compile several Programs in one run of the compiler."""
     text = codegen.generate(programs, NAMES[dtype])
     library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=False))
-    core = _core(codegen.STORE_TYPES[NAMES[dtype]][0])
-    functions = [getattr(library, f"rnnlab_program{number}") for number in range(len(programs))]
-    return [Kernel(p, dtype, function, core) for p, function in zip(programs, functions, strict=True)]
+    routines = _routines(dtype)
+    return [
+        Kernel(program, dtype, _address(library, f"rnnlab_program{number}"), routines)
+        for number, program in enumerate(programs)
+    ]
 
 
-_cores: dict[str, int] = {}
+def _address(library: ctypes.CDLL, name: str) -> int:
+    function = getattr(library, name)
+    function.restype = ctypes.c_void_p
+    return function()
 
 
-def _core(real: str) -> int:
-    """The address of the shared routines for one type of the arithmetic."""
-    if real not in _cores:
-        text = _core_text(real)
-        library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
-        library.rnnlab_core.restype = ctypes.c_void_p
-        _cores[real] = library.rnnlab_core()
-    return _cores[real]
-
-
-def _core_text(real: str) -> str:
+@cache_result
+def _routines(dtype: torch.dtype) -> ctypes.CDLL:
+    """The routines that all Programs share, for one dtype."""
+    real, stored = codegen.STORE_TYPES[NAMES[dtype]]
     body = (toolchain.HERE / "core.cpp").read_text().replace("#include MICRO_KERNELS\n", micro_kernels())
-    return f"#define REAL {real}\n{body}"
+    text = f"#define REAL {real}\n#define STORED {stored}\n{body}"
+    library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
+    library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.rnnlab_run.restype = ctypes.c_int
+    return library
 
 
 def _key(text: str) -> str:
@@ -119,11 +122,9 @@ def _key(text: str) -> str:
 class Kernel:
     """A compiled Program. Calling it does what `interpret` does."""
 
-    def __init__(self, program: Program, dtype: torch.dtype, function, core: int) -> None:  # type: ignore[no-untyped-def]
-        self.program, self.dtype, self.core = program, dtype, core
-        self.function = function
-        self.function.argtypes = [ctypes.c_void_p]
-        self.function.restype = ctypes.c_int
+    def __init__(self, program: Program, dtype: torch.dtype, address: int, routines: ctypes.CDLL) -> None:
+        self.program, self.dtype = program, dtype
+        self.address, self.routines = address, routines
         self.steps = next(n for n, item in enumerate(program.inputs) if item.per == "step")
         after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
         self.shared = {
@@ -146,7 +147,6 @@ class Kernel:
         T, B = first.shape[0], first.shape[1]
         keep: list[Tensor] = []
         arguments = [
-            self.core,
             T,
             B,
             1 if _forked else torch.get_num_threads(),
@@ -208,7 +208,7 @@ class Kernel:
             arguments += (tensor.data_ptr(), 0, tensor.stride(0))
         if B:
             packed = array("q", arguments)
-            if self.function(packed.buffer_info()[0]):
+            if self.routines.rnnlab_run(self.address, packed.buffer_info()[0]):
                 raise MemoryError("the CPU backend found no memory for its buffers")
         return outputs, finals
 

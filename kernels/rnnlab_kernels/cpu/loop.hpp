@@ -1,58 +1,71 @@
-// The time loop around a Program's stages. A generated source includes this file inside the Program's namespace, after
-// its sizes (STATES, PANEL_SIZES, ...) and its phases (pre, loop, post). Legend and virtual rows as in driver.hpp.
+// The time loop: rows to threads, panels, states from step to step, lengths and resets. See program.hpp for the legend.
+#pragma once
+
+constexpr long MOST_STEPS = 768;       // of a chunk
+constexpr long CHUNK_BYTES = 384L << 10;  // of a chunk's buffers, so that they stay in L2 beside the weights
 
 struct Call {
-  const int64_t* a;
-  const Core* core;
+  const Program& p;
   long T, B;
   int threads;
+  bool columns;  // threads share every row, by columns, instead of dealing the rows out
   bool backwards;
   const int64_t* lengths;
   const uint8_t* resets;
-  bool columns;  // threads share every row, by columns, instead of the rows
-  Ctx shared;
+  Steps *in, *initial, *out, *final;
   int* order;  // batch rows by falling length
   S* panels;
-  char* contexts;
-  long context_bytes;
+  char* memory;
   Barrier barrier;
 
   long length(long b) const {
     if (!lengths) return T;
     return lengths[b] < 0 ? 0 : lengths[b] < T ? lengths[b] : T;
   }
-};
+  int groups() const { return columns ? 1 : threads; }
+  long most_rows() const { return (B + groups() - 1) / groups(); }
+  long chunk_steps(long rows) const {
+    long bytes = 0;
+    for (int i = 0; i < p.buffers; i++)
+      if (p.buffer_sizes[i].chunk) bytes += LD(p.buffer_sizes[i].width) * sizeof(S);
+    long most = p.outside ? CHUNK_BYTES / (bytes ? bytes : 1) : MOST_STEPS;
+    most = most < 48 ? 48 : most > MOST_STEPS ? MOST_STEPS : most;
+    const long steps = most / (rows ? rows : 1) < 1 ? 1 : most / (rows ? rows : 1);
+    return steps < T ? steps : T ? T : 1;
+  }
+  long panel_bytes() const {
+    long values = 0;
+    for (int i = 0; i < p.panels; i++)
+      values += p.panel_sizes[i].depth * p.panel_sizes[i].count * vectors(p.panel_sizes[i].width) * VL;
+    return values * sizeof(S);
+  }
 
-// Takes memory piece by piece; with no memory it only counts.
-struct Arena {
-  char* p;
-  long used;
-  template <typename E> E* take(long count) {
-    char* at = p + used;
-    used += (count * (long)sizeof(E) + 63) / 64 * 64;
-    return (E*)at;
+  // What the threads of one group share.
+  void lay_out_rows(Arena& arena, Ctx& c) const {
+    const long rows = most_rows(), steps = chunk_steps(rows);
+    for (int i = 0; i < p.states; i++) {
+      const long count = rows * LD(p.state_widths[i]);
+      S *cur = arena.take<S>(count), *nxt = arena.take<S>(count);
+      S* restarted = p.adjoint && resets ? arena.take<S>(count) : nullptr;
+      if (c.cur) c.cur[i] = cur, c.nxt[i] = nxt, c.restarted[i] = restarted;
+    }
+    for (int i = 0; i < p.buffers; i++) {
+      S* buffer = arena.take<S>(rows * (p.buffer_sizes[i].chunk ? steps : 1) * LD(p.buffer_sizes[i].width));
+      if (c.buf) c.buf[i] = buffer;
+    }
+  }
+  // What each thread has for itself.
+  void lay_out_thread(Arena& arena, Ctx& c) const {
+    c.cur = arena.take<S*>(p.states);
+    c.nxt = arena.take<S*>(p.states);
+    c.restarted = arena.take<S*>(p.states);
+    c.buf = arena.take<S*>(p.buffers);
+    c.panel = arena.take<const S*>(p.panels);
+    c.tile = arena.take<S>(TILE * MOST_SUMS * VL);
+    c.tm = arena.take<int>(most_rows() * chunk_steps(most_rows()));
+    c.bm = arena.take<int>(most_rows() * chunk_steps(most_rows()));
   }
 };
-
-INLINE long chunk_steps(const Call& call, long rows) {
-  long bytes = 0;
-  for (int i = 0; i < BUFFERS; i++) if (BUFFER_SIZES[i].chunk) bytes += LD(BUFFER_SIZES[i].width) * sizeof(S);
-  long most = OUTSIDE ? (384L << 10) / (bytes ? bytes : 1) : 512;
-  most = most < 48 ? 48 : most > 768 ? 768 : most;
-  long steps = most / (rows ? rows : 1);
-  steps = steps < 1 ? 1 : steps;
-  return steps < call.T ? steps : call.T;
-}
-
-static void lay_out(Arena& arena, Ctx& c, long rows, long steps, bool resets) {
-  for (int i = 0; i < STATES; i++) {
-    c.cur[i] = arena.take<S>(rows * LD(STATE_WIDTHS[i]));
-    c.nxt[i] = arena.take<S>(rows * LD(STATE_WIDTHS[i]));
-    if (ADJOINT && resets) c.restarted[i] = arena.take<S>(rows * LD(STATE_WIDTHS[i]));
-  }
-  for (int i = 0; i < BUFFERS; i++)
-    c.buf[i] = arena.take<S>(rows * (BUFFER_SIZES[i].chunk ? steps : 1) * LD(BUFFER_SIZES[i].width));
-}
 
 static void put_row(const Steps& to, long b, const S* from, const S* more, long width) {
   for (long j = 0; j < width; j += VL) {
@@ -65,198 +78,200 @@ static void get_row(S* to, const Steps& from, long b, long width) {
   for (long j = 0; j < width; j += VL) store(to + j, load(from.at(0, b) + j, width - j), width - j);
 }
 
-static void run_rows(Call& call, Ctx& c, const int* batch, long stride, long rows) {
-  const long T = call.T, steps = chunk_steps(call, rows);
-  const bool forward_time = !call.backwards;
-  const auto row = [&](long r) { return (long)batch[r * stride]; };
-  const long r0 = rows * c.part / c.parts, r1 = rows * (c.part + 1) / c.parts;  // this thread's rows
-  const auto leave = [&](long r) {
-    for (int s = 0; s < STATES; s++) {
-      const long ld = LD(STATE_WIDTHS[s]);
-      const S* more = ADJOINT && call.resets ? c.restarted[s] + r * ld : nullptr;
-      put_row(c.final[s], row(r), c.cur[s] + r * ld, more, STATE_WIDTHS[s]);
-    }
-  };
-  for (long r = r0; r < r1; r++)
-    for (int s = 0; s < STATES; s++) {
-      const long ld = LD(STATE_WIDTHS[s]);
-      get_row(c.cur[s] + r * ld, c.initial[s], row(r), STATE_WIDTHS[s]);
-      const int before = BEFORE[s];
-      if (before >= 0 && !c.out[before].p) {
-        const Steps slot{(STORED*)c.out[before].t_stride, 0, c.out[before].b_stride};
-        put_row(slot, row(r), c.cur[s] + r * ld, nullptr, STATE_WIDTHS[s]);
-      }
-      if (!forward_time) memcpy(c.nxt[s] + r * ld, c.cur[s] + r * ld, ld * sizeof(S));
-      if (ADJOINT && call.resets) memset(c.restarted[s] + r * ld, 0, ld * sizeof(S));
-    }
-  c.wait();
+// The whole sequence for the rows of one group: batch[0], batch[stride], ... by falling length.
+struct Rows {
+  const Call& call;
+  const Program& p;
+  Ctx& c;
+  const int* batch;
+  const long stride, rows;
+  const long r0, r1;  // this thread's share of them, for what is done row by row
+  long active = 0;    // rows that run at the present step; they stand first
 
-  const auto running = [&](long t) {  // rows whose length exceeds t
+  Rows(const Call& call, Ctx& c, const int* batch, long stride, long rows)
+      : call(call), p(call.p), c(c), batch(batch), stride(stride), rows(rows),
+        r0(rows * c.part / c.parts), r1(rows * (c.part + 1) / c.parts) {}
+
+  long row(long r) const { return batch[r * stride]; }
+  long time(long step) const { return call.backwards ? call.T - 1 - step : step; }
+  long running(long t) const {
+    if (!call.lengths) return rows;
     long low = 0, high = rows;
     while (low < high) {
       const long middle = (low + high) / 2;
-      if (call.length(row(middle)) > t) low = middle + 1; else high = middle;
+      if (call.length(row(middle)) > t) low = middle + 1;
+      else high = middle;
     }
     return low;
-  };
-  long active = forward_time ? running(0) : 0;
-  if (forward_time) for (long r = active > r0 ? active : r0; r < r1; r++) leave(r);
-  long offsets[1025];
-  for (long begin = 0; begin < T; begin += steps) {
-    const long count = T - begin < steps ? T - begin : steps;
+  }
+  void enter(long r) {
+    for (int s = 0; s < p.states; s++) {
+      const long width = p.state_widths[s], ld = LD(width);
+      S* state = c.cur[s] + r * ld;
+      get_row(state, call.initial[s], row(r), width);
+      const int before = p.before[s];
+      if (before >= 0 && !call.out[before].p)  // its place in the sequence that both outputs share
+        put_row({(STORED*)call.out[before].t_stride, 0, call.out[before].b_stride}, row(r), state, nullptr, width);
+      if (call.backwards) __builtin_memcpy(c.nxt[s] + r * ld, state, ld * sizeof(S));
+      if (p.adjoint && call.resets) __builtin_memset(c.restarted[s] + r * ld, 0, ld * sizeof(S));
+    }
+  }
+  void leave(long r) {
+    for (int s = 0; s < p.states; s++) {
+      const long at = r * LD(p.state_widths[s]);
+      const S* more = p.adjoint && call.resets ? c.restarted[s] + at : nullptr;
+      put_row(call.final[s], row(r), c.cur[s] + at, more, p.state_widths[s]);
+    }
+  }
+  // Lists the virtual rows of a chunk, and clears what lies past a row's length. Returns how many there are.
+  long list(long begin, long count, long* offsets) {
     long total = 0;
     for (long i = 0; i < count; i++) {
-      const long t = forward_time ? begin + i : T - 1 - begin - i, n = running(t);
+      const long t = time(begin + i), n = running(t);
       offsets[i] = total;
       for (long r = 0; r < n; r++) c.tm[total + r] = (int)t, c.bm[total + r] = (int)row(r);
       total += n;
       for (long r = n > r0 ? n : r0; r < r1; r++)
-        for (int o = 0; o < OUTPUTS; o++) memset((void*)c.out[o].at(t, row(r)), 0, OUTPUT_WIDTHS[o] * sizeof(STORED));
+        for (int o = 0; o < p.outputs; o++)
+          __builtin_memset((void*)call.out[o].at(t, row(r)), 0, p.output_widths[o] * sizeof(STORED));
     }
     offsets[count] = total;
-    if (total == 0) continue;
-    pre(c, 0, total);
-    for (long i = 0; i < count; i++) {
-      const long t = forward_time ? begin + i : T - 1 - begin - i;
-      const long m0 = offsets[i], n = offsets[i + 1] - m0;
-      if (forward_time) for (long r = n > r0 ? n : r0; r < r1 && r < active; r++) leave(r);
-      active = n;
-      if (n == 0) continue;
-      if (!ADJOINT && call.resets) {
-        for (long r = r0; r < r1 && r < n; r++)
-          if (call.resets[t * call.B + row(r)])
-            for (int s = 0; s < STATES; s++)
-              get_row(c.cur[s] + r * LD(STATE_WIDTHS[s]), c.initial[s], row(r), STATE_WIDTHS[s]);
-        c.wait();
-      }
-      loop(c, m0, m0 + n);
-      if (ADJOINT && call.resets) {
-        for (long r = r0; r < r1 && r < n; r++)
-          if (call.resets[t * call.B + row(r)])
-            for (int s = 0; s < STATES; s++) {
-              S *state = c.nxt[s] + r * LD(STATE_WIDTHS[s]), *sum = c.restarted[s] + r * LD(STATE_WIDTHS[s]);
-              for (long j = 0; j < STATE_WIDTHS[s]; j++) sum[j] += state[j], state[j] = 0;
-            }
-        c.wait();
-      }
-      for (int s = 0; s < STATES; s++) { S* other = c.cur[s]; c.cur[s] = c.nxt[s]; c.nxt[s] = other; }
-    }
-    post(c, 0, total);
+    return total;
   }
-  for (long r = r0; r < r1 && r < active; r++) leave(r);
-  if (!forward_time) for (long r = active > r0 ? active : r0; r < r1; r++) leave(r);
-}
-
-static void work(void* context, int part) {
-  Call& call = *(Call*)context;
-  // Panels are packed together, block by block in turn.
-  long turn = 0;
-  S* panel = call.panels;
-  Ctx c = call.shared;
-  for (int i = 0; i < PANELS; i++) {
-    const PanelSize& size = PANEL_SIZES[i];
-    const Steps& matrix = c.in[size.matrix];
-    const long all = vectors(size.width);
-    for (long first = 0; first < all; first += size.per, turn++) {
-      if (turn % call.threads != part) continue;
-      const long here = all - first < size.per ? all - first : size.per;
-      pack_block(panel + first * size.depth * size.count * VL, matrix.p,
-                 size.transposed ? matrix.b_stride : matrix.t_stride,
-                 size.transposed ? matrix.t_stride : matrix.b_stride, size, first, here);
+  bool restarts(long t, long r) const { return call.resets[t * call.B + row(r)]; }
+  void restart_before(long t, long n) {
+    for (long r = r0; r < r1 && r < n; r++)
+      if (restarts(t, r))
+        for (int s = 0; s < p.states; s++)
+          get_row(c.cur[s] + r * LD(p.state_widths[s]), call.initial[s], row(r), p.state_widths[s]);
+    c.wait();
+  }
+  void restart_after(long t, long n) {
+    for (long r = r0; r < r1 && r < n; r++)
+      if (restarts(t, r))
+        for (int s = 0; s < p.states; s++) {
+          const long at = r * LD(p.state_widths[s]);
+          S *gradient = c.nxt[s] + at, *sum = c.restarted[s] + at;
+          for (long j = 0; j < p.state_widths[s]; j++) sum[j] += gradient[j], gradient[j] = 0;
+        }
+    c.wait();
+  }
+  void step(long t, long m0, long n) {
+    if (!call.backwards)
+      for (long r = n > r0 ? n : r0; r < r1 && r < active; r++) leave(r);
+    active = n;
+    if (n == 0) return;
+    if (call.resets && !p.adjoint) restart_before(t, n);
+    p.loop(c, m0, m0 + n);
+    if (call.resets && p.adjoint) restart_after(t, n);
+    S** other = c.cur;
+    c.cur = c.nxt;
+    c.nxt = other;
+  }
+  void run() {
+    for (long r = r0; r < r1; r++) enter(r);
+    c.wait();
+    active = call.backwards ? 0 : running(0);
+    if (!call.backwards)
+      for (long r = active > r0 ? active : r0; r < r1; r++) leave(r);
+    const long steps = call.chunk_steps(call.most_rows());
+    long offsets[MOST_STEPS + 1];
+    for (long begin = 0; begin < call.T; begin += steps) {
+      const long count = call.T - begin < steps ? call.T - begin : steps;
+      const long total = list(begin, count, offsets);
+      if (total) p.pre(c, 0, total);
+      for (long i = 0; i < count; i++) step(time(begin + i), offsets[i], offsets[i + 1] - offsets[i]);
+      if (total) p.post(c, 0, total);
     }
+    for (long r = r0; r < r1 && (call.backwards || r < active); r++) leave(r);
+  }
+};
+
+static void work(void* context, int thread) {
+  Call& call = *(Call*)context;
+  const Program& p = call.p;
+  Ctx c{};
+  c.gemm = gemm;
+  c.in = call.in;
+  c.out = call.out;
+  c.meet = meet;
+  c.barrier = &call.barrier;
+  c.parts = call.columns ? call.threads : 1;
+  c.part = call.columns ? thread : 0;
+  Arena arena{call.memory, 0};
+  Ctx others{};
+  for (int i = 0; i < call.threads; i++) call.lay_out_thread(arena, i == thread ? c : others);
+  const int group = call.columns ? 0 : thread;
+  others.cur = nullptr, others.buf = nullptr;
+  for (int i = 0; i < call.groups(); i++) call.lay_out_rows(arena, i == group ? c : others);
+
+  S* panel = call.panels;
+  long turn = 0;  // threads pack the blocks in turn
+  for (int i = 0; i < p.panels; i++) {
+    const PanelSize& size = p.panel_sizes[i];
+    const long all = vectors(size.width);
+    for (long first = 0; first < all; first += size.per)
+      if (turn++ % call.threads == thread)
+        pack_block(panel + first * size.depth * size.count * VL, size, call.in[size.matrix], first,
+                   all - first < size.per ? all - first : size.per);
     c.panel[i] = panel;
     panel += size.depth * size.count * all * VL;
   }
-  if (call.threads > 1) call.barrier.wait(call.threads);
-  const int sharers = call.columns ? call.threads : 1, groups = call.threads / sharers;
-  const int group = part / sharers;
-  const long least = call.B / groups, extra = call.B % groups;
-  const long rows = least + (group < extra), most = least + (extra > 0);
-  Arena arena{call.contexts + group * call.context_bytes, 0};
-  const long steps = chunk_steps(call, rows);
-  lay_out(arena, c, most, chunk_steps(call, most) > steps ? chunk_steps(call, most) : steps, call.resets);
-  Arena own{call.contexts + groups * call.context_bytes, 0};
-  const long virtual_rows = most * (steps + 1) + 1;
-  for (int i = 0; i <= part; i++) {
-    c.tile = own.take<S>(TILE * MOST_PIECES * 4 * VL);
-    c.tm = own.take<int>(virtual_rows + 1024);
-    c.bm = own.take<int>(virtual_rows + 1024);
-  }
-  c.part = part % sharers;
-  c.parts = sharers;
-  c.barrier = &call.barrier;
-  if (call.lengths) run_rows(call, c, call.order + group, groups, rows);
-  else run_rows(call, c, call.order + group * least + (group < extra ? group : extra), 1, rows);
+  if (call.threads > 1) meet(&call.barrier, call.threads);
+
+  // Rows of all lengths to every thread, or else neighbours in memory.
+  const long least = call.B / call.groups(), extra = call.B % call.groups();
+  const long rows = least + (group < extra);
+  const int* first = call.lengths ? call.order + group : call.order + group * least + (group < extra ? group : extra);
+  Rows(call, c, first, call.lengths ? call.groups() : 1, rows).run();
 }
 
-static int drive(const int64_t* a, int threads) {
-  Call call{};
-  call.a = a;
-  call.core = (const Core*)a[0];
-  call.T = a[1];
-  call.B = a[2];
-  call.threads = threads;
-  call.backwards = a[4];
-  call.lengths = (const int64_t*)a[5];
-  call.resets = (const uint8_t*)a[6];
-  const long sharing = a[7];
-  Ctx& c = call.shared;
-  c.core = call.core;
-  const int64_t* next = a + 8;
-  const auto steps_of = [&](Steps& s) { s = {(STORED*)next[0], (long)next[1], (long)next[2]}; next += 3; };
-  for (int i = 0; i < INPUTS; i++) steps_of(c.in[i]);
-  for (int i = 0; i < STATES; i++) steps_of(c.initial[i]);
-  for (int i = 0; i < OUTPUTS; i++) steps_of(c.out[i]);
-  for (int i = 0; i < STATES; i++) steps_of(c.final[i]);
-  const long B = call.B;
-  if (call.T * B * FLOPS < 200000) call.threads = 1;
-  if (sharing) call.columns = sharing == 2;
-  else call.columns = B < 4 * call.threads;
-  if (call.threads == 1) call.columns = false;
-  if (!call.columns && call.threads > B) call.threads = (int)B;
+static void sort_rows(Call& call, int* places) {
+  __builtin_memset(places, 0, (call.T + 2) * sizeof(int));
+  for (long b = 0; b < call.B; b++) places[call.T - call.length(b) + 1]++;
+  for (long i = 0; i <= call.T; i++) places[i + 1] += places[i];
+  for (long b = 0; b < call.B; b++) call.order[places[call.T - call.length(b)]++] = (int)b;
+}
 
-  const int groups = call.columns ? 1 : call.threads;
-  const long most = (B + groups - 1) / groups, least = B / groups;
-  const long steps = chunk_steps(call, least) > chunk_steps(call, most) ? chunk_steps(call, least) : chunk_steps(call, most);
-  Arena arena{nullptr, 0};
-  Ctx sizes{};
-  long panel_values = 0;
-  for (int i = 0; i < PANELS; i++)
-    panel_values += PANEL_SIZES[i].depth * PANEL_SIZES[i].count * vectors(PANEL_SIZES[i].width) * VL;
-  const long panel_bytes = panel_values * (long)sizeof(S), counts = (call.T + 2) * (long)sizeof(int);
-  const long shared_bytes = panel_bytes > counts ? panel_bytes : counts;
-  arena.take<char>(shared_bytes);
-  arena.take<int>(B);
-  const long before = arena.used;
-  lay_out(arena, sizes, most, steps, call.resets);
-  call.context_bytes = arena.used - before;
-  arena.used = before + groups * call.context_bytes;
-  for (int i = 0; i < call.threads; i++) {
-    arena.take<S>(TILE * MOST_PIECES * 4 * VL);
-    arena.take<int>(most * (steps + 1) + 1 + 1024);
-    arena.take<int>(most * (steps + 1) + 1 + 1024);
-  }
-  char* memory = (char*)call.core->take(arena.used);
+// How the threads divide the work: by rows, unless there are too few to keep the registers busy.
+static void share(Call& call, int threads, long sharing) {
+  call.threads = call.T * call.B * call.p.flops < 200000 ? 1 : threads;
+  call.columns = call.threads > 1 && (sharing ? sharing == 2 : call.B < 4 * call.threads);
+  if (!call.columns && call.threads > call.B) call.threads = (int)call.B;
+}
+
+static int run_program(const Program& p, const int64_t* arguments, int threads) {
+  const int64_t* a = arguments;
+  Call call{p, (long)a[0], (long)a[1], 1, false, a[3] != 0, (const int64_t*)a[4], (const uint8_t*)a[5]};
+  share(call, threads, a[6]);
+  const long tables = p.inputs + p.outputs + 2 * p.states;
+  const long panel_bytes = call.panel_bytes(), sort_bytes = (call.T + 2) * (long)sizeof(int);
+
+  Arena count{nullptr, 0};
+  Ctx nothing{};
+  for (int i = 0; i < call.threads; i++) call.lay_out_thread(count, nothing);
+  for (int i = 0; i < call.groups(); i++) call.lay_out_rows(count, nothing);
+  const long work_bytes = count.used;
+  count.take<Steps>(tables);
+  count.take<int>(call.B);
+  count.take<char>(panel_bytes > sort_bytes ? panel_bytes : sort_bytes);
+  char* memory = take_memory(count.used);
   if (!memory) return 1;
-  Arena real{memory, 0};
-  call.panels = (S*)real.take<char>(shared_bytes);
-  call.order = real.take<int>(B);
-  call.contexts = memory + real.used;
 
-  if (call.lengths) {  // longest first; rows of one length in the order of the batch
-    int* place = (int*)memory;  // the panels are not packed yet
-    memset(place, 0, (call.T + 2) * sizeof(int));
-    for (long b = 0; b < B; b++) place[call.T - call.length(b) + 1]++;
-    for (long i = 0; i <= call.T; i++) place[i + 1] += place[i];
-    for (long b = 0; b < B; b++) call.order[place[call.T - call.length(b)]++] = (int)b;
-  } else {
-    for (long b = 0; b < B; b++) call.order[b] = (int)b;
-  }
-  if (call.threads == 1) work(&call, 0);
-  else if (!call.core->team(work, &call, call.threads)) {
-    call.core->give(memory);
-    return drive(a, 1);
-  }
-  call.core->give(memory);
-  return 0;
+  Arena arena{memory, work_bytes};
+  Steps* table = arena.take<Steps>(tables);
+  call.memory = memory;
+  call.order = arena.take<int>(call.B);
+  call.panels = (S*)arena.take<char>(panel_bytes);
+  for (long i = 0; i < tables; i++) table[i] = {(STORED*)a[7 + 3 * i], (long)a[8 + 3 * i], (long)a[9 + 3 * i]};
+  call.in = table;
+  call.initial = call.in + p.inputs;
+  call.out = call.initial + p.states;
+  call.final = call.out + p.outputs;
+  if (call.lengths) sort_rows(call, (int*)call.panels);
+  else for (long b = 0; b < call.B; b++) call.order[b] = (int)b;
+
+  const bool done = call.threads > 1 ? team(work, &call, call.threads) : (work(&call, 0), true);
+  give_memory(memory);
+  return done ? 0 : run_program(p, arguments, 1);
 }

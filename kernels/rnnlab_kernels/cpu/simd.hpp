@@ -5,10 +5,8 @@
 // neither read nor written. No function here may need -ffast-math: NaN and infinity behave as in the C library.
 #pragma once
 
-#include <math.h>
 #include <stdint.h>
-#include <string.h>
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__clang__)
 #include <immintrin.h>
 #endif
 
@@ -34,6 +32,44 @@ typedef Int VI __attribute__((vector_size(VBYTES)));  // also a comparison's res
 
 struct bf16 { uint16_t bits; };
 
+#if defined(__AVX512F__)
+// The few instructions that vector extensions lack. GCC reads them from its builtins, since parsing immintrin.h alone
+// would take as long as the rest of the compilation.
+typedef float V32 __attribute__((vector_size(64)));
+typedef double V64 __attribute__((vector_size(64)));
+#if defined(__clang__)
+INLINE V32 masked_load(const float* p, unsigned m) { return (V32)_mm512_maskz_loadu_ps((__mmask16)m, p); }
+INLINE V64 masked_load(const double* p, unsigned m) { return (V64)_mm512_maskz_loadu_pd((__mmask8)m, p); }
+INLINE void masked_store(float* p, V32 v, unsigned m) { _mm512_mask_storeu_ps(p, (__mmask16)m, (__m512)v); }
+INLINE void masked_store(double* p, V64 v, unsigned m) { _mm512_mask_storeu_pd(p, (__mmask8)m, (__m512d)v); }
+INLINE V32 vector_sqrt(V32 v) { return (V32)_mm512_sqrt_ps((__m512)v); }
+INLINE V64 vector_sqrt(V64 v) { return (V64)_mm512_sqrt_pd((__m512d)v); }
+INLINE V32 rough_inverse(V32 v) { return (V32)_mm512_rcp14_ps((__m512)v); }
+INLINE V32 second_if_nan_max(V32 a, V32 b) { return (V32)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE V64 second_if_nan_max(V64 a, V64 b) { return (V64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+INLINE V32 second_if_nan_min(V32 a, V32 b) { return (V32)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE V64 second_if_nan_min(V64 a, V64 b) { return (V64)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#else
+INLINE V32 masked_load(const float* p, unsigned m) {
+  return __builtin_ia32_loadups512_mask(p, V32{}, (unsigned short)m);
+}
+INLINE V64 masked_load(const double* p, unsigned m) {
+  return __builtin_ia32_loadupd512_mask(p, V64{}, (unsigned char)m);
+}
+INLINE void masked_store(float* p, V32 v, unsigned m) { __builtin_ia32_storeups512_mask(p, v, (unsigned short)m); }
+INLINE void masked_store(double* p, V64 v, unsigned m) { __builtin_ia32_storeupd512_mask(p, v, (unsigned char)m); }
+constexpr int AS_SET = 4;  // round as the control register says
+INLINE V32 vector_sqrt(V32 v) { return __builtin_ia32_sqrtps512_mask(v, v, -1, AS_SET); }
+INLINE V64 vector_sqrt(V64 v) { return __builtin_ia32_sqrtpd512_mask(v, v, -1, AS_SET); }
+INLINE V32 rough_inverse(V32 v) { return __builtin_ia32_rcp14ps512_mask(v, v, -1); }
+INLINE V32 second_if_nan_max(V32 a, V32 b) { return __builtin_ia32_maxps512_mask(a, b, b, -1, AS_SET); }
+INLINE V64 second_if_nan_max(V64 a, V64 b) { return __builtin_ia32_maxpd512_mask(a, b, b, -1, AS_SET); }
+INLINE V32 second_if_nan_min(V32 a, V32 b) { return __builtin_ia32_minps512_mask(a, b, b, -1, AS_SET); }
+INLINE V64 second_if_nan_min(V64 a, V64 b) { return __builtin_ia32_minpd512_mask(a, b, b, -1, AS_SET); }
+#endif
+INLINE unsigned lane_mask(long n) { return n >= VL ? (1u << VL) - 1 : (1u << n) - 1; }
+#endif
+
 INLINE V all(S x) { return V{} + x; }
 INLINE VI alli(Int x) { return VI{} + x; }
 INLINE V choose(VI mask, V yes, V no) { return mask ? yes : no; }
@@ -41,57 +77,55 @@ INLINE V as_real(VI x) { return (V)x; }
 INLINE VI as_int(V x) { return (VI)x; }
 
 // Loads and stores of whole vectors.
-INLINE V load(const S* p) { V v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store(S* p, V v) { memcpy(p, &v, sizeof v); }
+INLINE V load(const S* p) { V v; __builtin_memcpy(&v, p, sizeof v); return v; }
+INLINE void store(S* p, V v) { __builtin_memcpy(p, &v, sizeof v); }
 
 // Loads and stores of the first n lanes.
 INLINE V load(const S* p, long n) {
 #if defined(__AVX512F__)
-  if constexpr (DOUBLE) return (V)_mm512_maskz_loadu_pd(n >= VL ? 0xff : (1u << n) - 1, p);
-  else return (V)_mm512_maskz_loadu_ps(n >= VL ? 0xffff : (1u << n) - 1, p);
+  return masked_load(p, lane_mask(n));
 #else
   if (n >= VL) return load(p);
   V v{};
-  memcpy(&v, p, n * sizeof(S));
+  __builtin_memcpy(&v, p, n * sizeof(S));
   return v;
 #endif
 }
 INLINE void store(S* p, V v, long n) {
 #if defined(__AVX512F__)
-  if constexpr (DOUBLE) _mm512_mask_storeu_pd(p, n >= VL ? 0xff : (1u << n) - 1, (__m512d)v);
-  else _mm512_mask_storeu_ps(p, n >= VL ? 0xffff : (1u << n) - 1, (__m512)v);
+  masked_store(p, v, lane_mask(n));
 #else
   if (n >= VL) store(p, v);
-  else memcpy(p, &v, n * sizeof(S));
+  else __builtin_memcpy(p, &v, n * sizeof(S));
 #endif
 }
 
-INLINE float widen(bf16 x) { uint32_t u = (uint32_t)x.bits << 16; float f; memcpy(&f, &u, 4); return f; }
+INLINE float widen(bf16 x) { uint32_t u = (uint32_t)x.bits << 16; float f; __builtin_memcpy(&f, &u, 4); return f; }
 INLINE bf16 narrow(float x) {
   uint32_t u;
-  memcpy(&u, &x, 4);
+  __builtin_memcpy(&u, &x, 4);
   if (x != x) return {(uint16_t)0x7fc0};
   return {(uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16)};
 }
+typedef uint16_t Half __attribute__((vector_size(VBYTES / sizeof(S) * 2)));
+typedef uint32_t Wide __attribute__((vector_size(VBYTES / sizeof(S) * 4)));
 INLINE V load(const bf16* p, long n) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-  __m256i h = _mm256_maskz_loadu_epi16(n >= VL ? 0xffff : (1u << n) - 1, p);
-  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
-#else
+  Half half{};
+  if (n >= VL) __builtin_memcpy(&half, p, sizeof half);
+  else __builtin_memcpy(&half, p, n * sizeof(bf16));
+  Wide bits = __builtin_convertvector(half, Wide) << 16;
   V v{};
-  for (long i = 0; i < VL; i++) v[i] = i < n ? widen(p[i]) : 0;
+  __builtin_memcpy(&v, &bits, sizeof bits);  // only float arithmetic stores bfloat16, and then the sizes are equal
   return v;
-#endif
 }
 INLINE void store(bf16* p, V v, long n) {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-  VI u = as_int(v), odd = (u >> 16) & 1;
-  VI rounded = ((u + 0x7fff + odd) >> 16) & 0xffff;
-  VI bits = v == v ? rounded : alli(0x7fc0);
-  _mm256_mask_storeu_epi16(p, n >= VL ? 0xffff : (1u << n) - 1, _mm512_cvtepi32_epi16((__m512i)bits));
-#else
-  for (long i = 0; i < VL && i < n; i++) p[i] = narrow(v[i]);
-#endif
+  Wide bits{};
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  Wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  Wide nan = (Wide)((bits & 0x7fffffff) > 0x7f800000);
+  Half half = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), Half);
+  if (n >= VL) __builtin_memcpy(p, &half, sizeof half);
+  else __builtin_memcpy(p, &half, n * sizeof(bf16));
 }
 INLINE S load_one(const S* p) { return *p; }
 INLINE S load_one(const bf16* p) { return widen(*p); }
@@ -122,11 +156,10 @@ INLINE V vsign(V x) { return x != x ? x : (x > 0 ? all(1) : (x < 0 ? all(-1) : V
 INLINE V vrelu(V x) { return x < 0 ? V{} : x; }
 INLINE V vsqrt(V x) {
 #if defined(__AVX512F__)
-  if constexpr (DOUBLE) return (V)_mm512_sqrt_pd((__m512d)x);
-  else return (V)_mm512_sqrt_ps((__m512)x);
+  return vector_sqrt(x);
 #else
   V y;
-  for (long i = 0; i < VL; i++) y[i] = DOUBLE ? sqrt(x[i]) : sqrtf(x[i]);
+  for (long i = 0; i < VL; i++) y[i] = DOUBLE ? __builtin_sqrt(x[i]) : __builtin_sqrtf(x[i]);
   return y;
 #endif
 }
@@ -136,7 +169,7 @@ INLINE V vrsqrt(V x) { return 1 / vsqrt(x); }
 INLINE V quick_inverse(V d) {
 #if defined(__AVX512F__)
   if constexpr (!DOUBLE) {
-    V y = (V)_mm512_rcp14_ps((__m512)d);
+    V y = (V)rough_inverse((V32)d);
     return y + y * (1 - d * y);
   }
 #endif
@@ -179,9 +212,7 @@ INLINE V power_of_two(V n) {  // n an integer within the normal exponents
 }
 INLINE V clamp_range(V x, S low, S high) {  // a NaN stays
 #if defined(__AVX512F__)
-  if constexpr (DOUBLE)
-    return (V)_mm512_min_pd(_mm512_set1_pd(high), _mm512_max_pd(_mm512_set1_pd(low), (__m512d)x));
-  else return (V)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+  return second_if_nan_min(all(high), second_if_nan_max(all(low), x));
 #else
   x = x < low ? all(low) : x;
   return x > high ? all(high) : x;
@@ -249,7 +280,7 @@ INLINE V log_reduced(V f, V k, V correction) {
   return k * high + (f - (half - (s * (half + r) + (k * low + correction))));
 }
 struct Split { V f; V k; };
-INLINE Split split_log(V x) {  // x = 2^k (1+f), 1+f in [sqrt(1/2), sqrt(2))
+INLINE Split split_log(V x) {  // x = 2^k (1+f), 1+f in [__builtin_sqrt(1/2), __builtin_sqrt(2))
   const int mantissa = DOUBLE ? 52 : 23;
   const S tiny = DOUBLE ? (S)2.2250738585072014e-308 : (S)1.17549435e-38f;
   VI subnormal = x < tiny;
@@ -263,9 +294,9 @@ INLINE Split split_log(V x) {  // x = 2^k (1+f), 1+f in [sqrt(1/2), sqrt(2))
   return {one_f - 1, kr};
 }
 INLINE V log_special(V x, V y) {
-  y = x == 0 ? all(-(S)INFINITY) : y;
-  y = x < 0 ? all((S)NAN) : y;
-  return (x == (S)INFINITY) | (x != x) ? x : y;
+  y = x == 0 ? all(-(S)__builtin_inf()) : y;
+  y = x < 0 ? all((S)__builtin_nan("")) : y;
+  return (x == (S)__builtin_inf()) | (x != x) ? x : y;
 }
 INLINE V vlog(V x) {
   Split s = split_log(x);
@@ -286,11 +317,11 @@ INLINE V vlog1p(V x) {
     for (long i = 0; i < VL; i++) y[i] = (S)call;    \
     return y;                                        \
   }
-LANES(vsin, (DOUBLE ? sin(x[i]) : sinf(x[i])))
-LANES(vcos, (DOUBLE ? cos(x[i]) : cosf(x[i])))
-LANES(verf, (DOUBLE ? erf(x[i]) : erff(x[i])))
+LANES(vsin, (DOUBLE ? __builtin_sin(x[i]) : __builtin_sinf(x[i])))
+LANES(vcos, (DOUBLE ? __builtin_cos(x[i]) : __builtin_cosf(x[i])))
+LANES(verf, (DOUBLE ? __builtin_erf(x[i]) : __builtin_erff(x[i])))
 static __attribute__((noinline)) V vpow(V x, V e) {
   V y;
-  for (long i = 0; i < VL; i++) y[i] = (S)(DOUBLE ? pow(x[i], e[i]) : powf(x[i], e[i]));
+  for (long i = 0; i < VL; i++) y[i] = (S)(DOUBLE ? __builtin_pow(x[i], e[i]) : __builtin_powf(x[i], e[i]));
   return y;
 }

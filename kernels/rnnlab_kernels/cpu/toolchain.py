@@ -15,7 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-HEADERS = ("simd.hpp", "core.hpp", "driver.hpp", "loop.hpp")
+HEADERS = ("simd.hpp", "program.hpp", "team.hpp", "pack.hpp", "loop.hpp")
 TIMEOUT_S = 300.0
 
 
@@ -83,7 +83,7 @@ def _inspect(command: tuple[str, ...]) -> Compiler:
     instructions = sorted(line.split()[1] for line in macros.splitlines() if _names_instructions(line))
     flags: tuple[str, ...] = (
         "-std=c++17",
-        "-O3",
+        "-O2",
         native,
         "-ffp-contract=fast",
         "-fno-math-errno",
