@@ -55,7 +55,7 @@ def refusal(program: Program, dtype: torch.dtype, device: torch.device | None = 
 
     Args:
         dtype: of the inputs. float32, float16 and bfloat16 run; every value inside the loop is float32.
-        device: where the tensors are; None leaves it out of account (for compiling ahead of time).
+        device: where the tensors are; None for the current GPU, if there is one.
     """
     if dtype not in TYPES:
         able = ", ".join(str(t).removeprefix("torch.") for t in TYPES)
@@ -67,6 +67,8 @@ def refusal(program: Program, dtype: torch.dtype, device: torch.device | None = 
             f"Triton kernels run on a GPU, and the tensors are on {device.type!r} "
             "(TRITON_INTERPRET=1 runs them on a CPU, slowly, for debugging)"
         )
+    if device is None and torch.cuda.is_available():
+        device = torch.device("cuda")
     if device is not None and device.type == "cuda" and torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device)
         if capability < (8, 0):
@@ -114,7 +116,7 @@ def run(
     Args:
         program, inputs, states, lengths, resets, reverse: as for `interpret`. States may have another
             dtype than the inputs: they are carried in float32 and returned in their own. config: the
-            strategy and its sizes; by default what `choice.choose` picks. precision: of float32 matmuls
+            strategy and its sizes; by default what `choice.configure` picks. precision: of float32 matmuls
             in the loop; by default `default_precision()`.
 
     Returns:

@@ -12,7 +12,8 @@ Legend: B batch.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -21,6 +22,7 @@ import torch
 
 from rnnlab_kernels.program import Program
 from rnnlab_kernels.triton.backend import Config
+from rnnlab_kernels.triton.codegen import Strategy
 from rnnlab_kernels.triton.pieces import Piece, pieces
 from rnnlab_kernels.triton.split import split
 from rnnlab_kernels.triton.table import Table
@@ -29,8 +31,8 @@ logger = logging.getLogger("rnnlab")
 
 ROWS = 16
 """Rows of a batch tile: the fewest that a dot takes, since more programs keep more processors at work."""
-STREAMED_LIMIT = 4 * 2**20
-"""Bytes of weights above which *stepwise* comes before *streamed*, where one processor reads them all."""
+STREAMED_LIMIT = 256 * 2**10
+"""Bytes of weights above which *stepwise* comes first: what one processor streams while two kernels launch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def count(program: Program, dtype: torch.dtype, config: Config, device: Device) 
     threads = config.warps * device.warp
     live = _live_columns(loop) * config.block_b
     registers = 24 + round(live / threads)
-    parts = _dots(loop)
+    parts = dots(loop)
     lefts = {left: left.padded for left, _ in parts}
     staged = max(lefts.values(), default=0) * config.block_b * size
     match config.strategy:
@@ -123,7 +125,7 @@ def candidates(program: Program, dtype: torch.dtype, device: Device) -> list[Can
     before. Where the weights are too many for one processor to stream, stepwise comes before streamed.
     """
     loop = split(program).loop
-    weights = sum(a.padded * b.padded for a, b in _dots(loop)) * dtype.itemsize
+    weights = sum(a.padded * b.padded for a, b in dots(loop)) * dtype.itemsize
     order = ["resident", "streamed", "stepwise"]
     if weights > STREAMED_LIMIT:
         order = ["resident", "stepwise", "streamed"]
@@ -172,9 +174,54 @@ def choose(
     return Choice("fused", last, f"nothing fits well, stepwise always runs: {'; '.join(reasons)}")
 
 
-@lru_cache(maxsize=256)
+_forced: Strategy | None = None
+
+
+@contextmanager
+def force(strategy: Strategy | None) -> Iterator[None]:
+    """Run everything by one strategy, in all threads: for measuring, and for looking at one alone."""
+    global _forced
+    before, _forced = _forced, strategy
+    try:
+        yield
+    finally:
+        _forced = before
+
+
 def configure(program: Program, dtype: torch.dtype, device: torch.device, batch: int) -> Config:
-    """The configuration for a Program on a device, found once."""
+    """The configuration for a Program on a device, found once.
+
+    Raises ValueError where `force` asks for a strategy that cannot run.
+    """
+    if _forced is not None:
+        return _configure_forced(program, dtype, device, _forced)
+    return _configure(program, dtype, device, batch)
+
+
+@lru_cache(maxsize=256)
+def _configure_forced(
+    program: Program, dtype: torch.dtype, device: torch.device, strategy: Strategy
+) -> Config:
+    if device.type != "cuda":
+        return Config(strategy, block_b=ROWS, block_k=16)
+    here = describe(device)
+    reasons = []
+    for candidate in candidates(program, dtype, here):
+        if candidate.config.strategy != strategy:
+            continue
+        reason = candidate.reason or _spills(program, dtype, candidate.config, here)
+        if reason is None:
+            return candidate.config
+        reasons.append(reason)
+    said = (
+        "; ".join(dict.fromkeys(reasons))
+        or "it has no matmul in its loop, so that there is nothing to stream"
+    )
+    raise ValueError(f"the {strategy} strategy does not fit this Program: {said}")
+
+
+@lru_cache(maxsize=256)
+def _configure(program: Program, dtype: torch.dtype, device: torch.device, batch: int) -> Config:
     if device.type != "cuda":  # the interpreter, where any will do and small tiles are quickest
         return Config("resident", block_b=ROWS)
     here = describe(device)
@@ -191,12 +238,15 @@ def configure(program: Program, dtype: torch.dtype, device: torch.device, batch:
     return choice.config
 
 
-def prefers_aten(device: torch.device) -> bool:
-    """Whether `auto` runs the standard cells by PyTorch's own kernels on this device: on a GPU, yes.
+def beats_aten(program: Program, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a standard cell's kernels were measured faster than PyTorch's own here, at every batch tried.
 
-    A table can only be asked with a Program at hand; `choose` does.
+    Without a measurement the answer is no.
     """
-    return device.type == "cuda"
+    if device.type != "cuda":
+        return False
+    winners = Table.load().all(torch.cuda.get_device_name(device), dtype, program.key)
+    return bool(winners) and all(winner.config is not None for winner in winners)
 
 
 def _spills(program: Program, dtype: torch.dtype, config: Config, device: Device) -> str | None:
@@ -227,7 +277,7 @@ def _configs(loop: Program, strategy: str) -> list[Config]:
         widest = max([16, *(p.padded for held in _pieces(loop).values() for p in held)])
         rows = max(1, 1024 // widest)
         return [Config("stepwise", block_b=rows, warps=warps) for warps in (4, 8)]
-    if not _dots(loop):  # no dot asks for 16 rows, and fewer rows keep more processors at work
+    if not dots(loop):  # no dot asks for 16 rows, and fewer rows keep more processors at work
         if strategy == "streamed":
             return []
         return [Config("resident", block_b=rows, warps=warps) for rows, warps in ((4, 4), (1, 4), (1, 8))]
@@ -254,7 +304,7 @@ def _pieces(loop: Program) -> dict[int, tuple[Piece, ...]]:
 
 
 @lru_cache(maxsize=256)
-def _dots(loop: Program) -> tuple[tuple[Piece, Piece], ...]:
+def dots(loop: Program) -> tuple[tuple[Piece, Piece], ...]:
     """The (left, result) pieces that dots join; products with a single row or column are not dots."""
     held = _pieces(loop)
     return tuple(

@@ -125,13 +125,17 @@ class _LoopWriter:
             self.emit.load(piece.name, pointer, rows, item.width, piece, piece.start, mask)
 
     def _once(self) -> None:
-        """Inputs that are the same at every step, and the initial states."""
+        """What is the same at every step, and the initial states."""
         emit = self.emit
         for item in self.loop.inputs:
             if item.per == "call" and not item.is_matrix:
                 self._load_input(item, None, None)
             elif item.per == "sequence":
                 self._load_input(item, "rows", "in_batch")
+        for node in self.loop.nodes:
+            if node.value in self.loop.invariant and node.kind not in ("slice", "cat", "const"):
+                emit.pointwise(node)
+        emit.fresh()
         for state in self.loop.states:
             for piece in emit.pieces[state.value]:
                 pointer = f"{emit.names[state.value]}_initial"
@@ -171,7 +175,7 @@ class _LoopWriter:
             for node in self.loop.nodes:
                 if node.kind == "matmul":
                     self._matmul(node)
-                elif node.kind not in ("slice", "cat", "const"):
+                elif node.kind not in ("slice", "cat", "const") and node.value not in self.loop.invariant:
                     self.emit.pointwise(node)
             self._outputs()
             self._carry()

@@ -104,8 +104,7 @@ def split(program: Program) -> Split:
             read.add(value)
         elif value in nodes and value not in held:
             node = nodes[value]
-            outside = node.kind in ("matmul", "sum", "amax") or value in program.invariant
-            if outside and value not in program.stateful and node.kind not in ("const", "compare"):
+            if value not in program.stateful and node.kind in ("matmul", "sum", "amax"):
                 need_before(value)
                 read.add(value)
                 return

@@ -52,6 +52,11 @@ class Table:
         best = min(near, key=lambda pair: pair[0], default=None)
         return best[1] if best is not None and best[0] <= 2 else None
 
+    def all(self, device: str, dtype: torch.dtype, program: str) -> list[Winner]:
+        """The winners for all batches."""
+        asked = (device, _name(dtype), program)
+        return [winner for (*key, _), winner in self.winners.items() if tuple(key) == asked]
+
     def add(self, device: str, dtype: torch.dtype, program: str, batch: int, winner: Winner) -> None:
         self.winners[device, _name(dtype), program, batch] = winner
 

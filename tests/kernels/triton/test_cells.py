@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rnnlab import cells
 from rnnlab.recurrence.accuracy import compare
-from rnnlab.recurrence.compiler import Compiled, compile_cell
+from rnnlab.recurrence.compiler import compile_cell
 from rnnlab.recurrence.derivative import Derivative
 
 T, B, I, H = 3, 3, 3, 5  # noqa: E741
@@ -28,37 +28,32 @@ PATTERNS = {
 PATTERNS["all"] = PATTERNS["reverse"] | PATTERNS["lengths"] | PATTERNS["resets"]
 
 
-def make(name: str) -> torch.nn.Module:
-    torch.manual_seed(3)
-    more = {"proj_size": 3} if name == "projected_lstm" else {}
-    cell = cells.find(name)(I, H, **more)
-    with torch.no_grad():
-        for parameter in cell.parameters():  # no zeros, so that nothing is right by chance
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return cell
-
-
 @cache
-def compiled(name: str) -> tuple[torch.nn.Module, Compiled, Derivative]:
-    cell = make(name)
-    found = compile_cell(cell, torch.zeros(T, B, I))
-    return cell, found, found.derivative()
+def derivative(name: str) -> Derivative:
+    more = {"proj_size": 3} if name == "projected_lstm" else {}
+    return compile_cell(cells.find(name)(I, H, **more), torch.zeros(T, B, I)).derivative()
 
 
 def backward_too(name: str, dtype: torch.dtype, execute, **options) -> dict[str, Tensor]:
     """All that a forward and an adjoint Program give, run by `execute` on the same random numbers."""
-    cell, found, derivative = compiled(name)
+    found = derivative(name)
     random = torch.Generator().manual_seed(7)
-    x = torch.randn(T, B, I, generator=random)
-    states = [torch.randn(B, s.width, generator=random).to(dtype) for s in derivative.forward.states]
-    with torch.no_grad():
-        inputs = [t.to(dtype) for t in found.inputs(cell, x)]
-    outputs, finals = execute(derivative.forward, inputs, states, **options)
-    gradients = [torch.randn(T, B, o.width, generator=random).to(dtype) for o in derivative.forward.outputs]
-    towards = [torch.randn(B, s.width, generator=random).to(dtype) for s in derivative.adjoint.states]
+    shapes = {"step": (T, B), "sequence": (B,), "call": ()}
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).to(dtype)
+
+    inputs = [
+        draw(i.rows, i.width) * 0.4 if i.rows is not None else draw(*shapes[i.per], i.width)
+        for i in found.forward.inputs
+    ]
+    states = [draw(B, s.width) for s in found.forward.states]
+    outputs, finals = execute(found.forward, inputs, states, **options)
+    gradients = [draw(T, B, o.width) for o in found.forward.outputs]
+    towards = [draw(B, s.width) for s in found.adjoint.states]
     given = {"input": inputs, "output": outputs, "gradient": gradients}
-    feeds = [given[feed.kind][feed.index] for feed in derivative.feeds]
-    sequences, initial = execute(derivative.adjoint, feeds, towards, **options)
+    feeds = [given[feed.kind][feed.index] for feed in found.feeds]
+    sequences, initial = execute(found.adjoint, feeds, towards, **options)
     parts = {"output": outputs, "final": finals, "adjoint": sequences, "initial": initial}
     return {f"{kind} {i}": tensor for kind, tensors in parts.items() for i, tensor in enumerate(tensors)}
 
