@@ -50,7 +50,7 @@ class TextClassification(Task):
         ValueError: a setting out of range.
     """
 
-    headline: ClassVar[str] = "test/accuracy"
+    headline: str = "test/accuracy"
     monitor: ClassVar[str] = "val/accuracy"
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
@@ -144,7 +144,7 @@ class TextClassification(Task):
         metrics.update(scores, batch.targets)
         loss = F.cross_entropy(scores, batch.targets)
         self.log(loss_name, loss, on_epoch=True, batch_size=len(batch), sync_dist=True)
-        self.log_dict(dict(metrics.items()), on_epoch=True, batch_size=len(batch))
+        self.log_dict(metrics, on_epoch=True, batch_size=len(batch))
 
     @torch.no_grad()
     def probabilities(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
