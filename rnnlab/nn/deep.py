@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from rnnlab.cells import Bias
 from rnnlab.nn import convert
 from rnnlab.nn.build import CellFactory, build, per_layer
+from rnnlab.nn.state_layout import StateLayout, reordered
 from rnnlab.recurrence import Lengths, Recurrence, StepSpec, aten, choice
 from rnnlab.recurrence.contract import check_lengths, has_hooks, initial_state
 
@@ -118,7 +119,7 @@ class DeepRNN(nn.Module):
         self.return_all_layers = return_all_layers
 
         self.layers = nn.ModuleDict()
-        self._specs: list[StepSpec] = []
+        specs: list[StepSpec] = []
         widths = [input_size]
         for index, (factory, size) in enumerate(layers):
             for suffix in ("", "_reverse")[: self.num_directions]:
@@ -128,12 +129,11 @@ class DeepRNN(nn.Module):
                 )
                 layer = Recurrence(made, reverse=bool(suffix), backend=backend)
                 self.layers[f"l{index}{suffix}"] = layer
-                self._specs.append(self._probe(layer, widths[-1]))
-            width = self._specs[-1].output_shape[0]
+                specs.append(self._probe(layer, widths[-1]))
+            width = specs[-1].output_shape[0]
             widths.append(2 * width if bidirectional and merge == "concat" else width)
         self.output_size = widths[-1]
-        kinds = {(spec.state_shapes, spec.single) for spec in self._specs}
-        self.stacked_state = len(kinds) == 1
+        self._states = StateLayout(tuple(self.layers), specs)
         self._choices: dict[Any, bool] = {}
         self._adds = [residual and above == below for below, above in pairwise(widths)]
         if residual and not any(self._adds):
@@ -155,6 +155,11 @@ class DeepRNN(nn.Module):
     def num_directions(self) -> int:
         """D: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def stacked_state(self) -> bool:
+        """Whether states come as `[L*D, B, H]`, and not as a tuple over layers and directions."""
+        return self._states.stacked
 
     @property
     def backend(self) -> str:
@@ -218,12 +223,12 @@ class DeepRNN(nn.Module):
         elif self.batch_first:
             x, resets = x.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
         known = None if lengths is None else check_lengths(lengths, x.shape[0], x.shape[1], x.device)
-        outputs, final = self._run(x, self._split(state, x.shape[1], batched), known, resets)
+        outputs, final = self._run(x, self._states.split(state, x.shape[1], batched), known, resets)
         if not batched:
             outputs = [output.squeeze(1) for output in outputs]
         elif self.batch_first:
             outputs = [output.transpose(0, 1) for output in outputs]
-        return self._chosen(outputs), self._join(final, batched)
+        return self._chosen(outputs), self._states.join(final, batched)
 
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Any, Any]:
         """One step through all layers, for streaming and generation.
@@ -245,14 +250,14 @@ class DeepRNN(nn.Module):
         h = x_t if batched else x_t.unsqueeze(0)
         outputs: list[Tensor] = []
         final: list[Any] = []
-        states = self._split(state, h.shape[0], batched)
+        states = self._states.split(state, h.shape[0], batched)
         for index, (layer, before) in enumerate(zip(self._recurrences(), states, strict=True)):
             output, after = layer.step(h, before)
             h = self._finish_layer(index, output, h, outputs)
             final.append(after)
         if not batched:
             outputs = [output.squeeze(0) for output in outputs]
-        return self._chosen(outputs), self._join(final, batched)
+        return self._chosen(outputs), self._states.join(final, batched)
 
     def _run(
         self, x: Tensor, states: list[Any], lengths: Lengths | None, resets: Tensor | None
@@ -281,15 +286,16 @@ class DeepRNN(nn.Module):
 
     def _runs_whole(self, x: Tensor, lengths: Lengths | None, resets: Tensor | None) -> bool:
         """Whether one call of PyTorch's kernel does all layers: in a plain stack that it would run anyway."""
-        if len(self._specs) == 1 or resets is not None or self._not_plain() is not None:
+        if len(self._states.specs) == 1 or resets is not None:
             return False
-        return self._torch_is_chosen(x, lengths is not None)
+        return self._torch_is_chosen(x, lengths is not None) and self._not_plain() is None
 
     def _torch_is_chosen(self, x: Tensor, with_lengths: bool) -> bool:
         """Whether PyTorch's kernel is the choice for inputs like `x` `[*, *, I]`; kept once found."""
         device = x.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (x.dtype, x.device, with_lengths, torch.is_grad_enabled(), autocast, self.backend)
+        traced = with_lengths and torch.compiler.is_compiling()
+        key = (x.dtype, x.device, with_lengths, torch.is_grad_enabled(), traced, autocast, self.backend)
         found = self._choices.get(key)
         if found is None:
             lengths = Lengths(x.new_ones(x.shape[1], dtype=torch.long), None) if with_lengths else None
@@ -320,7 +326,7 @@ class DeepRNN(nn.Module):
     def _run_whole(
         self, x: Tensor, states: list[Any], lengths: Lengths | None
     ) -> tuple[list[Tensor], list[Any]]:
-        layers, spec = self._recurrences(), self._specs[0]
+        layers, spec = self._recurrences(), self._states.specs[0]
         each = [
             initial_state(layer.cell, spec, x.shape[1], x)
             if state is None
@@ -359,21 +365,21 @@ class DeepRNN(nn.Module):
         padded, steps = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
         if resets is not None:
             resets = resets.transpose(0, 1) if self.batch_first else resets
-        states = self._split(state, len(steps), True)
+        states = self._states.split(state, len(steps), True)
         if x.sorted_indices is not None:
-            states = [_reordered(s, x.sorted_indices) for s in states]
+            states = [reordered(s, x.sorted_indices) for s in states]
             resets = None if resets is None else resets.index_select(1, x.sorted_indices)
         known = check_lengths(steps, padded.shape[0], len(steps), padded.device)
         outputs, final = self._run(padded, states, known, resets)
         if x.unsorted_indices is not None:
-            final = [_reordered(s, x.unsorted_indices) for s in final]
+            final = [reordered(s, x.unsorted_indices) for s in final]
         packed = [
             PackedSequence(
                 pack_padded_sequence(output, steps).data, x.batch_sizes, x.sorted_indices, x.unsorted_indices
             )
             for output in (outputs if self.return_all_layers else outputs[-1:])
         ]
-        return self._chosen(packed), self._join(final, True)
+        return self._chosen(packed), self._states.join(final, True)
 
     def _chosen(self, outputs: Sequence[Any]) -> Any:
         return tuple(outputs) if self.return_all_layers else outputs[-1]
@@ -404,67 +410,6 @@ class DeepRNN(nn.Module):
                 )
         return len(shape) == dims
 
-    def _split(self, state: Any, batch: int, batched: bool) -> list[Any]:
-        """A state in either layout as a list over layers and directions, of each cell's own structure."""
-        count = len(self._specs)
-        if state is None:
-            return [None] * count
-        if self.stacked_state and self._is_stacked(state):
-            return self._unstack(state, batch, batched)
-        if not isinstance(state, tuple | list) or len(state) != count:
-            if isinstance(state, Tensor):
-                got = f"a tensor {list(state.shape)}"
-            else:
-                got = f"{len(state)} entries" if isinstance(state, tuple | list) else type(state).__name__
-            raise ValueError(
-                f"the state must have an entry for each of {count} layers and directions, got {got}; "
-                + self._layout()
-            )
-        return [s if s is None or batched else _each(lambda t: t.unsqueeze(0), s) for s in state]
-
-    def _is_stacked(self, state: Any) -> bool:
-        """Whether a state has the layout of `torch.nn`: a tensor, or a tuple of them for several states."""
-        if self._specs[0].single or isinstance(state, Tensor):
-            return isinstance(state, Tensor)
-        return isinstance(state, tuple | list) and all(isinstance(s, Tensor) for s in state)
-
-    def _unstack(self, state: Any, batch: int, batched: bool) -> list[Any]:
-        """A state in the layout of `torch.nn`, checked, as a list over layers and directions."""
-        spec, count = self._specs[0], len(self._specs)
-        tensors = [state] if isinstance(state, Tensor) else list(state)
-        shapes = [[count, *([batch] if batched else []), *shape] for shape in spec.state_shapes]
-        if [list(t.shape) for t in tensors] != shapes:
-            got = ", ".join(str(list(t.shape)) for t in tensors)
-            raise ValueError(
-                f"a state of shape {got} does not fit: {self._layout(batch if batched else None)}"
-            )
-        columns = [(t if batched else t.unsqueeze(1)).unbind(0) for t in tensors]
-        return [column[0] if spec.single else column for column in zip(*columns, strict=True)]
-
-    def _layout(self, batch: int | None = None) -> str:
-        """What a state must look like, for messages."""
-        rows = [] if batch is None else [str(batch)]
-        if self.stacked_state:
-            return "expected " + ", ".join(
-                f"[{', '.join([str(len(self._specs)), *rows, *map(str, shape)])}]"
-                for shape in self._specs[0].state_shapes
-            )
-        each = "; ".join(
-            f"{name} {', '.join(str([*shape]) for shape in spec.state_shapes)}"
-            for name, spec in zip(self.layers, self._specs, strict=True)
-        )
-        return f"expected a tuple over layers and directions, with a batch dimension before each of: {each}"
-
-    def _join(self, final: list[Any], batched: bool) -> Any:
-        """A list over layers and directions in the layout that `forward` returns."""
-        if not batched:
-            final = [_each(lambda t: t.squeeze(0), s) for s in final]
-        if not self.stacked_state:
-            return tuple(final)
-        if self._specs[0].single:
-            return torch.stack(final)
-        return tuple(torch.stack(column) for column in zip(*final, strict=True))
-
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {
@@ -490,11 +435,3 @@ def _first_parameter(cell: nn.Module) -> Tensor | None:
         if parameter is not None and parameter.is_floating_point():
             return parameter
     return next((p for p in cell.parameters() if p.is_floating_point()), None)
-
-
-def _each(function: Any, state: Any) -> Any:
-    return function(state) if isinstance(state, Tensor) else tuple(function(s) for s in state)
-
-
-def _reordered(state: Any, order: Tensor) -> Any:
-    return None if state is None else _each(lambda t: t.index_select(0, order), state)

@@ -75,9 +75,9 @@ class _ByBackend(nn.RNNBase):
             parameter = getattr(self, torch_name)
             if cell._parameters.get(name) is not parameter:
                 cell._parameters[name] = parameter
-        network.training = self.training
-        network.dropout = self.dropout
-        network.batch_first = self.batch_first
+        for name in ("training", "dropout", "batch_first"):
+            if getattr(network, name) != getattr(self, name):
+                setattr(network, name, getattr(self, name))
         return network
 
     def _forget_network(self, state: dict[str, Any]) -> None:

@@ -49,6 +49,8 @@ class Aten:
             return "PyTorch's kernels have no resets"
         if call.noise:
             return "PyTorch's kernels have no noise inside the recurrence"
+        if call.lengths is not None and torch.compiler.is_compiling():
+            return "torch.compile and torch.export cannot trace packed sequences"
         if x.dim() != 3:
             return f"PyTorch's kernels take inputs [T, B, I], got {x.dim()} dimensions"
         weight = weights(cell)[0]

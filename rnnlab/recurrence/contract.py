@@ -120,6 +120,7 @@ class Call:
             self.reverse,
             tuple([n.per for n in self.noise]),
             torch.is_grad_enabled(),
+            self.lengths is not None and torch.compiler.is_compiling(),
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         )
 

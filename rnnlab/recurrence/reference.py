@@ -15,7 +15,9 @@ class Eager:
     """One call of the cell for each step, differentiated by autograd to any order.
 
     Rows are sorted by length, and a step is computed for those rows alone that have it: what stands in the
-    padding is never read, so that it can put no NaN into values or gradients.
+    padding is never read, so that it can put no NaN into values or gradients. `torch.compile` and
+    `torch.export` cannot follow that, as it depends on values; traced by them, every row takes every step,
+    past its length on the inputs of its first one, and keeps nothing of it.
     """
 
     name = "eager"
@@ -25,7 +27,11 @@ class Eager:
 
     def run(self, call: Call) -> tuple[Tensor, State]:
         if call.lengths is None:
-            return _loop(call.x, call, call.state, call.restart, call.resets, call.noise, None)
+            return _loop(call.x, call, call.state, call.restart, call.resets, call.noise)
+        if torch.compiler.is_compiling():
+            valid = torch.arange(call.x.shape[0], device=call.x.device)[:, None] < call.lengths
+            x = torch.where(_like(valid, call.x), call.x, call.x[:1])
+            return _loop(x, call, call.state, call.restart, call.resets, call.noise, valid=valid)
         host = call.host_lengths if call.host_lengths is not None else call.lengths.cpu()
         descending, order = host.sort(descending=True, stable=True)
         lengths = descending.tolist()
@@ -57,7 +63,8 @@ def _loop(
     restart: State | None,
     resets: Tensor | None,
     noise: tuple[Noise, ...],
-    active: list[int] | None,
+    active: list[int] | None = None,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     length, batch = x.shape[:2]
     cell, spec = call.cell, call.spec
@@ -76,6 +83,11 @@ def _loop(
         if n < batch:
             new = tuple(torch.cat([fresh, s[n:]]) for fresh, s in zip(new, state, strict=True))
             output = torch.cat([output, output.new_zeros(batch - n, *output.shape[1:])])
+        if valid is not None:
+            new = tuple(
+                torch.where(_like(valid[t], s), fresh, s) for fresh, s in zip(new, state, strict=True)
+            )
+            output = torch.where(_like(valid[t], output), output, 0)
         outputs[t] = output
         state = new
     # A step that no row has, past the longest length, is all padding.
@@ -95,6 +107,6 @@ def _select(noise: Noise, order: Tensor) -> Noise:
     return noise._replace(value=noise.value.index_select(1 if noise.per == "step" else 0, order))
 
 
-def _like(mask: Tensor, state: Tensor) -> Tensor:
-    """`[B]` as `[B, 1, ...]`, to broadcast against a state."""
-    return mask.view(-1, *[1] * (state.dim() - 1))
+def _like(mask: Tensor, other: Tensor) -> Tensor:
+    """A mask with ones for its missing dimensions, to broadcast against another tensor."""
+    return mask.view(*mask.shape, *[1] * (other.dim() - mask.dim()))

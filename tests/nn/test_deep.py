@@ -366,6 +366,23 @@ def test_autocast_takes_inputs_of_either_precision(backend):
             torch.testing.assert_close(outputs, exact, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("backend", "lengths"), [("aten", None), ("eager", [2, 5])])
+def test_it_compiles_without_a_graph_break(backend, lengths):
+    network = DeepRNN("lstm", 3, 4, 2, bidirectional=True, backend=backend)
+    x = torch.randn(5, 2, 3)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    traced = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(x, lengths=lengths), network(x, lengths=lengths))
+
+
+def test_it_exports_with_a_free_batch():
+    network = DeepRNN("gru", 3, 4, 2, backend="aten").eval()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(network, (torch.randn(5, 3, 3),), dynamic_shapes=({1: batch},))
+    x = torch.randn(5, 6, 3)
+    torch.testing.assert_close(program.module()(x), network(x))
+
+
 def test_a_bidirectional_network_cannot_step():
     with pytest.raises(ValueError, match=r"a bidirectional network cannot run step by step"):
         DeepRNN("gru", 3, 4, bidirectional=True).step(torch.randn(2, 3))

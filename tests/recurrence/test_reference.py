@@ -119,6 +119,21 @@ def test_padding_is_never_shown_to_the_cell():
     assert state.tolist() == [[3.0] * 3, [2.0] * 3]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_traced_whole_it_computes_the_same(reverse):
+    layer = eager("triple", reverse)
+    x = torch.randn(4, 3, 3, dtype=F64)
+    x[2:, 1] = float("nan")
+    x.requires_grad_()
+    lengths, resets = torch.tensor([4, 2, 3]), torch.rand(4, 3) < 0.5
+    traced = torch.compile(layer, backend="eager", fullgraph=True)
+    assert_agree(
+        lambda: traced(x, lengths=lengths, resets=resets),
+        lambda: layer(x, lengths=lengths, resets=resets),
+        [x, *layer.parameters()],
+    )
+
+
 def test_autocast_computes_low_and_carries_the_states_dtype():
     layer = Recurrence(nn.LSTMCell(3, 4), backend="eager")
     x = torch.randn(5, 2, 3)
