@@ -119,8 +119,8 @@ constexpr PanelSize PANELS[] = {{{panels or "{0, 0, 0, {}, 0, false, 1}"}}};
 {chr(10).join(phases)}
 
 const Program program = {{
-  {len(program.inputs)}, {len(program.states)}, {len(program.outputs)}, {len(self.plan.buffers)}, {len(self.panels)},
-  {boolean[program.adjoint]}, {boolean[outside]}, {program.flops()},
+  {len(program.inputs)}, {len(program.states)}, {len(program.outputs)}, {len(self.plan.buffers)},
+  {len(self.panels)}, {boolean[program.adjoint]}, {boolean[outside]}, {program.flops()},
   STATE_WIDTHS, OUTPUT_WIDTHS, BEFORE, BUFFERS, PANELS, pre, loop, post,
 }};
 }}  // namespace

@@ -35,6 +35,7 @@ void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, 
 }
 
 #include "loop.hpp"
+#include "contract.hpp"
 
 }  // namespace
 
@@ -45,3 +46,6 @@ void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, 
 EXPORT int rnnlab_run(const void* program, const int64_t* arguments) {
   return run_program(*(const Program*)program, arguments, (int)arguments[2]);
 }
+
+// See contract() for the arguments.
+EXPORT int rnnlab_contract(const int64_t* arguments) { return contract(arguments, (int)arguments[2]); }

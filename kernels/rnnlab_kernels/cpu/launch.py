@@ -66,8 +66,85 @@ def run(
 
 
 def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor:
-    """A parameter's gradient from whole sequences."""
-    return reference_contract(contraction, left, right)
+    """A parameter's gradient from whole sequences [T, B, width]."""
+    return contract_all([contraction], [left], [right])[0]
+
+
+def contract_all(
+    contractions: Sequence[Contraction], lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
+) -> list[Tensor]:
+    """Several parameters' gradients from whole sequences [T, B, width]; those of one factor are found together."""
+    results: list[Tensor | None] = [None] * len(contractions)
+    groups: dict[int, _Group] = {}
+    for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
+        if contraction.kind == "product" or right.dtype == torch.bfloat16:
+            results[number] = reference_contract(contraction, left, right)
+        elif contraction.kind == "outer":
+            assert left is not None
+            first, second = (right, left) if contraction.transposed else (left, right)
+            group = groups.setdefault(id(first), _Group(first))
+            results[number] = first.new_empty(first.shape[2], second.shape[2])
+            group.products.append((second, results[number]))
+    for number, (contraction, right) in enumerate(zip(contractions, rights, strict=True)):
+        if results[number] is None:
+            total = right.new_empty(right.shape[2])
+            group = groups.get(id(right), _Group(right))
+            if not group.products or group.total is not None:
+                total = right.sum((0, 1))
+            else:
+                group.total = total
+            results[number] = total
+    for group in groups.values():
+        group.run()
+    return [result for result in results if result is not None]
+
+
+class _Group:
+    """The products of one factor with others, and its own column sums."""
+
+    def __init__(self, factor: Tensor) -> None:
+        self.factor = factor
+        self.total: Tensor | None = None
+        self.products: list[tuple[Tensor, Tensor]] = []
+
+    def run(self) -> None:
+        first = self.factor
+        T, B, width = first.shape
+        if T * B == 0:
+            for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
+                tensor.zero_()
+            return
+        keep: list[Tensor] = []
+        factor = _rows(first, keep)
+        total = 0 if self.total is None else self.total.data_ptr()
+        arguments = [
+            T,
+            B,
+            _threads(),
+            factor.data_ptr(),
+            *factor.stride()[:2],
+            width,
+            total,
+            len(self.products),
+        ]
+        for other, result in self.products:
+            other = _rows(other, keep)
+            arguments += (other.data_ptr(), *other.stride()[:2], other.shape[2], result.data_ptr())
+        packed = array("q", arguments)
+        if _routines(first.dtype).rnnlab_contract(packed.buffer_info()[0]):
+            raise MemoryError("the CPU backend found no memory for its buffers")
+
+
+def _threads() -> int:
+    return 1 if _forked else torch.get_num_threads()
+
+
+def _rows(tensor: Tensor, keep: list[Tensor]) -> Tensor:
+    """The tensor with the columns of a row side by side, kept alive in `keep`."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        tensor = tensor.contiguous()
+    keep.append(tensor)
+    return tensor
 
 
 def prepare(program: Program, dtype: torch.dtype) -> "Kernel":
@@ -108,6 +185,8 @@ def _routines(dtype: torch.dtype) -> ctypes.CDLL:
     library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
     library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.rnnlab_run.restype = ctypes.c_int
+    library.rnnlab_contract.argtypes = [ctypes.c_void_p]
+    library.rnnlab_contract.restype = ctypes.c_int
     return library
 
 
@@ -149,7 +228,7 @@ class Kernel:
         arguments = [
             T,
             B,
-            1 if _forked else torch.get_num_threads(),
+            _threads(),
             int(reverse != program.adjoint),
         ]
         if lengths is not None:
@@ -167,19 +246,19 @@ class Kernel:
         arguments.append(sharing)
         for tensor, item in zip(inputs, program.inputs, strict=True):
             if item.per == "step":
-                tensor = self._rows(tensor, keep)
+                tensor = _rows(tensor, keep)
                 arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
             elif item.is_matrix:
                 keep.append(tensor)
                 arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
             elif item.per == "sequence":
-                tensor = self._rows(tensor, keep)
+                tensor = _rows(tensor, keep)
                 arguments += (tensor.data_ptr(), 0, tensor.stride(0))
             else:
-                tensor = self._rows(tensor, keep)
+                tensor = _rows(tensor, keep)
                 arguments += (tensor.data_ptr(), 0, 0)
         for state in states:
-            state = self._rows(state, keep)
+            state = _rows(state, keep)
             arguments += (state.data_ptr(), 0, state.stride(0) if state.shape[0] == B else 0)
         outputs: list[Tensor] = []
         shared = self.shared if lengths is None and resets is None else {}
@@ -211,10 +290,3 @@ class Kernel:
             if self.routines.rnnlab_run(self.address, packed.buffer_info()[0]):
                 raise MemoryError("the CPU backend found no memory for its buffers")
         return outputs, finals
-
-    def _rows(self, tensor: Tensor, keep: list[Tensor]) -> Tensor:
-        """The tensor with the columns of a row side by side."""
-        if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
-            tensor = tensor.contiguous()
-        keep.append(tensor)
-        return tensor

@@ -304,8 +304,8 @@ INLINE V vlog(V x) {
 }
 INLINE V vlog1p(V x) {
   V u = 1 + x;
-  // What the sum rounded away, relative to u.
-  V lost = x > 0 ? (1 - (u - x)) : (x - (u - 1));
+  // What the sum rounded away, relative to u; of the two, that difference is exact whose larger term comes first.
+  V lost = x > 1 ? (1 - (u - x)) : (x - (u - 1));
   Split s = split_log(u);
   V y = log_special(u, log_reduced(s.f, s.k, u > 0 ? lost / u : V{}));
   return vabs(x) < (S)1e-8 ? (DOUBLE ? x - (S)0.5 * x * x : x) : y;

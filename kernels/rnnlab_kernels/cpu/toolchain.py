@@ -15,7 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-HEADERS = ("simd.hpp", "program.hpp", "team.hpp", "pack.hpp", "loop.hpp")
+HEADERS = ("simd.hpp", "program.hpp", "team.hpp", "pack.hpp", "loop.hpp", "contract.hpp")
 TIMEOUT_S = 300.0
 
 
