@@ -152,7 +152,7 @@ INLINE V copysign_of(V magnitude, V sign) {
   const Int bit = (Int)((Int)1 << (sizeof(S) * 8 - 1));
   return as_real((as_int(magnitude) & ~bit) | (as_int(sign) & bit));
 }
-INLINE V vsign(V x) { return x != x ? x : (x > 0 ? all(1) : (x < 0 ? all(-1) : V{})); }
+INLINE V vsign(V x) { return x > 0 ? all(1) : (x < 0 ? all(-1) : V{}); }  // of a NaN zero, as in torch
 INLINE V vrelu(V x) { return x < 0 ? V{} : x; }
 INLINE V vsqrt(V x) {
 #if defined(__AVX512F__)
@@ -238,7 +238,7 @@ INLINE V vexpm1(V x) {
 }
 // 1 / (1 + exp(-x))
 INLINE V vsigmoid(V x) {
-  const S limit = DOUBLE ? (S)708.0 : (S)87.0;
+  const S limit = DOUBLE ? (S)708.0 : (S)87.33;  // below, the result is no normal number
   V z = clamp_range(x, -limit, limit);
   Reduced e = reduce_exp(-z);
   V scale = power_of_two(e.n);
@@ -253,7 +253,7 @@ INLINE V vtanh(V x) {
   V scale = power_of_two(e.n);
   V m = scale * e.p + (scale - 1);
   V y = m * quick_inverse(m + 2);
-  return vabs(x) < (S)1e-5 ? x : y;
+  return vabs(x) < (DOUBLE ? (S)1e-9 : (S)1e-5) ? x : y;
 }
 // log(2^k (1+f)), with the atanh series of fdlibm: log(1+f) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2+f)
 INLINE V log_reduced(V f, V k, V correction) {
@@ -304,7 +304,7 @@ INLINE V vlog(V x) {
 }
 INLINE V vlog1p(V x) {
   V u = 1 + x;
-  // What the sum rounded away, relative to u; of the two, that difference is exact whose larger term comes first.
+  // What the sum rounded away, relative to u, by the difference that is exact.
   V lost = x > 1 ? (1 - (u - x)) : (x - (u - 1));
   Split s = split_log(u);
   V y = log_special(u, log_reduced(s.f, s.k, u > 0 ? lost / u : V{}));
