@@ -15,7 +15,7 @@ Legend: `T` time, `B` batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from rnnlab.recurrence.contract import Noise, StepSpec, probe
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
 from rnnlab.recurrence.regions import Graph, Lowered, lower
 from rnnlab.recurrence.simplify import tidy
-from rnnlab.recurrence.trace import Trace, Value, trace
+from rnnlab.recurrence.trace import Trace, trace
 
 
 @dataclass(eq=False)
@@ -40,24 +40,51 @@ class Compiled:
     """The forward Program, in which `simplify.DETACH` marks where no gradient flows."""
     program: Program
     """The forward Program."""
-    _derivatives: dict[tuple[bool, ...], Derivative] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        step, lowered = self.trace, self.lowered
+        self._paths = [(v.number, v.path) for v in step.parameters]
+        self._constants = {v.number: v.tensor for v in step.constants if v.tensor is not None}
+        self._x = step.x.number
+        self._noise = [v.number for v in step.noise]
+        self._feeds = [
+            (value.number, item.per, item.width)
+            for value, item in zip(lowered.feeds, self.program.inputs, strict=True)
+        ]
+        self._stored = [v.number for v in lowered.stored]
+        self._output = lowered.output.number
+        graphs = (lowered.invariant, lowered.parallel, lowered.readout)
+        for graph in graphs:
+            if graph is not None:
+                _ = graph.arguments, graph.results
+        self._invariant, self._parallel, self._readout = graphs
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether a part of the step runs in eager PyTorch over the rows of all steps."""
+        return self._parallel is not None or self._readout is not None
 
     def derivative(self, requires: Sequence[bool] | None = None) -> Derivative:
         """The adjoint for the inputs that require a gradient; for all of them where None."""
-        key = tuple(requires) if requires is not None else (True,) * len(self.program.inputs)
-        found = self._derivatives.get(key)
-        if found is None:
-            found = self._derivatives[key] = differentiate(self.marked, key)
-        return found
+        wanted = tuple(requires) if requires is not None else (True,) * len(self.program.inputs)
+        return differentiate(self.marked, wanted)
 
-    def values(self, cell: nn.Module) -> dict[Value, Tensor]:
-        """The tensors of the step's parameters and constants now."""
-        found = {v: v.tensor for v in self.trace.constants if v.tensor is not None}
-        return found | {v: find(cell, v.path) for v in self.trace.parameters}
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where a cell keeps the tensors that the step reads."""
+        return tuple([path for _, path in self._paths])
+
+    def bind(self, tensors: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The tensors of `paths`, and the step's constants, by the numbers of their values."""
+        return self._constants | {n: t for (n, _), t in zip(self._paths, tensors, strict=True)}
+
+    def values(self, cell: nn.Module) -> dict[int, Tensor]:
+        """The same of a cell as it is now."""
+        return self.bind([find(cell, path) for _, path in self._paths])
 
     def inputs(
         self,
-        values: dict[Value, Tensor],
+        values: dict[int, Tensor],
         x: Tensor,
         noise: Sequence[Noise] = (),
         rows: Tensor | None = None,
@@ -72,58 +99,72 @@ class Compiled:
             rows: the places in `[T*B]` that are no padding; None for all.
         """
         length, batch = x.shape[:2]
-        values[self.trace.x] = x
-        for value, mask in zip(self.trace.noise, noise, strict=True):
-            values[value] = mask.value
-        if self.lowered.invariant is not None:
-            graph = self.lowered.invariant
-            values.update(zip(graph.gives, graph.module(*[values[v] for v in graph.reads]), strict=True))
-        if self.lowered.parallel is not None:
-            self._run(self.lowered.parallel, values, length, batch, rows)
+        values[self._x] = x
+        for number, mask in zip(self._noise, noise, strict=True):
+            values[number] = mask.value
+        if self._invariant is not None:
+            arguments = [values[number] for number, _, _ in self._invariant.arguments]
+            for number, result in zip(
+                self._invariant.results, self._invariant.module(*arguments), strict=True
+            ):
+                values[number] = result
+        if self._parallel is not None:
+            _over_rows(self._parallel, values, length, batch, rows)
         tensors = []
-        for value, item in zip(self.lowered.feeds, self.program.inputs, strict=True):
-            tensor = values[value]
-            if item.per == "step" and tensor.dim() != 3:
-                tensor = tensor.reshape(length, batch, item.width)
-            elif item.per == "sequence" and tensor.dim() != 2:
-                tensor = tensor.reshape(batch, item.width)
+        for number, per, width in self._feeds:
+            tensor = values[number]
+            if per == "step" and tensor.dim() != 3:
+                tensor = tensor.reshape(length, batch, width)
+            elif per == "sequence" and tensor.dim() != 2:
+                tensor = tensor.reshape(batch, width)
             tensors.append(tensor)
         return tensors
 
     def output(
-        self, values: dict[Value, Tensor], stored: Sequence[Tensor], rows: Tensor | None = None
+        self, values: dict[int, Tensor], stored: Sequence[Tensor], rows: Tensor | None = None
     ) -> Tensor:
         """The step's outputs `[T, B, *]` from what the Program stored, and what `inputs` left in `values`."""
-        length, batch = stored[0].shape[:2]
-        if self.lowered.readout is None:
-            y = stored[0]
-        else:
-            values.update(zip(self.lowered.stored, stored, strict=False))
-            self._run(self.lowered.readout, values, length, batch, rows)
-            y = values[self.lowered.output]
+        y = stored[0]
+        length, batch = y.shape[:2]
+        if self._readout is not None:
+            for number, tensor in zip(self._stored, stored, strict=False):
+                values[number] = tensor
+            _over_rows(self._readout, values, length, batch, rows)
+            y = values[self._output]
         shape = self.spec.output_shape
         return y if len(shape) == 1 and y.dim() == 3 else y.reshape(length, batch, *shape)
 
-    def _run(
-        self, graph: Graph, values: dict[Value, Tensor], length: int, batch: int, rows: Tensor | None
-    ) -> None:
-        """Run a part of the step at all steps at once, on those rows alone that are no padding."""
-        arguments: list[Any] = []
-        for value in graph.reads:
-            tensor = values[value]
-            if value.role == "noise" and value.per == "sequence":
-                tensor = tensor.expand(length, *tensor.shape)
-            if value.varies:
-                tensor = tensor.reshape(length * batch, *value.tail)
-                tensor = tensor if rows is None else tensor.index_select(0, rows)
-            arguments.append(tensor)
-        if graph.rows:
-            arguments.append(length * batch if rows is None else rows.shape[0])
-        for value, result in zip(graph.gives, graph.module(*arguments), strict=True):
-            if rows is not None:
-                empty = result.new_zeros(length * batch, *result.shape[1:])
-                result = empty.index_copy(0, rows, result)
-            values[value] = result.reshape(length, batch, *result.shape[1:])
+
+def _over_rows(graph: Graph, values: dict[int, Tensor], length: int, batch: int, rows: Tensor | None) -> None:
+    """Run a part of the step at all steps at once, on those rows alone that are no padding.
+
+    `rows` are their places, or a mask `[T*B]` of them: padding is then computed with a row's first step, and
+    dropped.
+    """
+    arguments: list[Any] = []
+    count = length * batch
+    masked = rows is not None and rows.dtype == torch.bool
+    for number, per, tail in graph.arguments:
+        tensor = values[number]
+        if per == "sequence":
+            tensor = tensor.expand(length, *tensor.shape)
+        if per != "call":
+            tensor = tensor.reshape(count, *tail)
+            if masked and rows is not None:
+                first = tensor[:batch].repeat(length, *[1] * len(tail))
+                tensor = torch.where(rows.view(-1, *[1] * len(tail)), tensor, first)
+            elif rows is not None:
+                tensor = tensor.index_select(0, rows)
+        arguments.append(tensor)
+    if graph.rows:
+        arguments.append(count if rows is None or masked else rows.shape[0])
+    for number, result in zip(graph.results, graph.module(*arguments), strict=True):
+        if masked and rows is not None:
+            result = torch.where(rows.view(-1, *[1] * (result.dim() - 1)), result, 0)
+        elif rows is not None:
+            empty = result.new_zeros(count, *result.shape[1:])
+            result = empty.index_copy(0, rows, result)
+        values[number] = result.reshape(length, batch, *result.shape[1:])
 
 
 def find(cell: nn.Module, path: str) -> Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rnnlab.recurrence import captured
 from rnnlab.recurrence import plan as plans
-from rnnlab.recurrence.contract import Call, State
+from rnnlab.recurrence.contract import Call, State, StepSpec
 from rnnlab.recurrence.operators import executor, recurrence
 from rnnlab.recurrence.plan import Plan
 from rnnlab.recurrence.reference import Eager
-from rnnlab.recurrence.trace import Value
 
 logger = logging.getLogger("rnnlab")
 
@@ -26,28 +26,37 @@ class Fused:
     name = "fused"
 
     def refusal(self, call: Call) -> str | None:
-        device = call.x.device.type
-        run = executor(device)
-        if run is None:
-            return f"there are no generated kernels for {device!r}"
-        plan, _ = plans.find(call)
-        if isinstance(plan, str):
-            return plan
-        return run.refusal(plan.compiled.program, _dtype(call))
+        if torch.compiler.is_compiling():
+            return captured.refusal(call, kernel_dtype(call))
+        return refusal(call.cell, call.spec, plans.describe(call), kernel_dtype(call))
 
     def run(self, call: Call) -> tuple[Tensor, State]:
+        if torch.compiler.is_compiling():
+            return captured.run(call)
         plan, values = plans.find(call)
         if isinstance(plan, str):
             # The choice was made before the cell changed into one that cannot be fused.
             logger.warning("%s runs on backend 'eager' (fused: %s)", type(call.cell).__name__, plan)
             return Eager().run(call)
-        return _run(plan, call, values)
+        return run(plan, call, values)
 
 
-def _run(plan: Plan, call: Call, values: dict[Value, Tensor]) -> tuple[Tensor, State]:
+def refusal(
+    cell: nn.Module, spec: StepSpec, description: plans.Description, dtype: torch.dtype
+) -> str | None:
+    device = description[2]
+    run = executor(device.type)
+    if run is None:
+        return f"there are no generated kernels for {device.type!r}"
+    plan, _ = plans.bound(cell, spec, description)
+    return plan if isinstance(plan, str) else run.refusal(plan.compiled.program, dtype)
+
+
+def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, State]:
+    """Run a plan, given the tensors of the step's parameters."""
     compiled, x = plan.compiled, call.x
-    lowered, batch, dtype = compiled.lowered, x.shape[1], _dtype(call)
-    rows = None if lowered.parallel is None and lowered.readout is None else _valid(call)
+    batch, dtype = x.shape[1], kernel_dtype(call)
+    rows = valid_rows(call) if compiled.has_rows else None
     inputs = compiled.inputs(values, x, call.noise, rows)
     states = [s if s.dim() == 2 else s.reshape(batch, -1) for s in call.state]
     resets = call.resets
@@ -79,7 +88,7 @@ def _like(final: Tensor, state: Tensor) -> Tensor:
     return final if final.dtype == state.dtype else final.to(state.dtype)
 
 
-def _dtype(call: Call) -> torch.dtype:
+def kernel_dtype(call: Call) -> torch.dtype:
     """The data type that the kernel reads: autocast's, or that of the state."""
     device = call.x.device.type
     if torch.is_autocast_enabled(device):
@@ -87,9 +96,10 @@ def _dtype(call: Call) -> torch.dtype:
     return call.state[0].dtype
 
 
-def _valid(call: Call) -> Tensor | None:
-    """The places in `[T*B]` that are no padding; None for all."""
+def valid_rows(call: Call) -> Tensor | None:
+    """The places in `[T*B]` that are no padding; None for all, a mask where their number must not matter."""
     if call.lengths is None:
         return None
     steps = torch.arange(call.x.shape[0], device=call.x.device)
-    return (steps[:, None] < call.lengths).flatten().nonzero().squeeze(1)
+    mask = (steps[:, None] < call.lengths).flatten()
+    return mask if torch.compiler.is_compiling() else mask.nonzero().squeeze(1)

@@ -9,7 +9,7 @@ Legend: `T` time, `B` batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from rnnlab.recurrence.compiler import Compiled, compile_cell
 from rnnlab.recurrence.compiler import find as find_tensor
-from rnnlab.recurrence.contract import Call, has_hooks
+from rnnlab.recurrence.contract import Call, Noise, StepSpec, has_hooks
 from rnnlab.recurrence.operators import Entry
 from rnnlab.recurrence.simplify import tidy, with_restarts
-from rnnlab.recurrence.trace import Unsupported, Value
+from rnnlab.recurrence.trace import Unsupported
 
 # What every module has: no settings of a cell, but for `training`.
 _COMMON = frozenset(nn.Module().__dict__) - {"training"}
@@ -55,19 +55,20 @@ class Bound:
     def __init__(self, cell: nn.Module, plan: Plan | str) -> None:
         self.plan = plan
         self._modules = [_Settings(module) for module in cell.modules()]
-        self._reads: list[tuple[Value, int, str, str, torch.Size]] = []
+        self._reads: list[tuple[int, torch.dtype, int, str, str, torch.Size]] = []
         self._ties: list[tuple[tuple[int, str], tuple[int, str]]] = []
-        self._constants: list[tuple[Value, Tensor]] = []
+        self._constants: dict[int, Tensor] = {}
         if isinstance(plan, str):
             return
         order = {name: i for i, (name, _) in enumerate(cell.named_modules())}
         step = plan.compiled.trace
         for value in step.parameters:
             parent, _, name = value.path.rpartition(".")
+            tensor = find_tensor(cell, value.path)
             self._reads.append(
-                (value, order[parent], name, _kind(cell, value.path), find_tensor(cell, value.path).shape)
+                (value.number, tensor.dtype, order[parent], name, _kind(cell, value.path), tensor.shape)
             )
-        self._constants = [(v, v.tensor) for v in step.constants if v.tensor is not None]
+        self._constants = {v.number: v.tensor for v in step.constants if v.tensor is not None}
         seen: dict[Tensor, tuple[int, str]] = {}
         for path, tensor in cell.named_parameters(remove_duplicate=False):
             parent, _, name = path.rpartition(".")
@@ -76,7 +77,7 @@ class Bound:
             if place[0] >= 0 and seen.setdefault(tensor, place) != place:
                 self._ties.append((seen[tensor], place))
 
-    def tensors(self) -> dict[Value, Tensor] | None:
+    def tensors(self) -> dict[int, Tensor] | None:
         """The tensors of the step's parameters now; None where the cell has changed its structure."""
         modules: list[nn.Module] = []
         for settings in self._modules:
@@ -84,12 +85,13 @@ class Bound:
             if module is None or not settings.hold(module):
                 return None
             modules.append(module)
-        found: dict[Value, Tensor] = dict(self._constants)
-        for value, index, name, kind, shape in self._reads:
-            tensor = modules[index].__dict__[kind].get(name) if kind else modules[index].__dict__.get(name)
-            if tensor is None or tensor.shape != shape or tensor.dtype != value.dtype:
+        found = self._constants.copy()
+        for number, dtype, index, name, kind, shape in self._reads:
+            attributes = modules[index].__dict__
+            tensor = (attributes[kind] if kind else attributes).get(name)
+            if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
                 return None
-            found[value] = tensor
+            found[number] = tensor
         for (i, name), (j, other) in self._ties:
             if getattr(modules[i], name, None) is not getattr(modules[j], other, None):
                 return None
@@ -194,51 +196,63 @@ def _primitive(value: Any) -> bool:
 _bound: WeakKeyDictionary[nn.Module, dict[Any, Bound]] = WeakKeyDictionary()
 _shared: dict[Any, Plan] = {}
 
+Description = tuple[Any, ...]
 
-def find(call: Call) -> tuple[Plan | str, dict[Value, Tensor]]:
+
+def find(call: Call) -> tuple[Plan | str, dict[int, Tensor]]:
     """The plan for a call and the tensors of its parameters, or the reason why the cell cannot be fused."""
-    cell = call.cell
-    key = _key(call)
+    return bound(call.cell, call.spec, describe(call))
+
+
+def bound(cell: nn.Module, spec: StepSpec, description: Description) -> tuple[Plan | str, dict[int, Tensor]]:
+    """The same for a description."""
     by_call = _bound.get(cell)
     if by_call is None:
         by_call = _bound[cell] = {}
-    bound = by_call.get(key)
-    tensors = None if bound is None else bound.tensors()
-    if bound is None or tensors is None:
-        bound = by_call[key] = Bound(cell, _plan(call, key))
-        tensors = bound.tensors()
+    known = by_call.get(description)
+    tensors = None if known is None else known.tensors()
+    if known is None or tensors is None:
+        known = by_call[description] = Bound(cell, _plan(cell, spec, description))
+        tensors = known.tensors()
         assert tensors is not None
-    return bound.plan, tensors
+    return known.plan, tensors
 
 
-def _key(call: Call) -> Any:
-    """What of a call decides on the Program, apart from the cell."""
-    x = call.x
-    noise = call.noise
+def describe(call: Call) -> Description:
+    """What of a call decides on the Program, apart from the cell: shapes without T and B, and data types."""
+    x, noise = call.x, call.noise
     return (
         x.shape[2:],
         x.dtype,
         x.device,
         tuple([s.dtype for s in call.state]),
-        tuple([(n.per, n.value.dtype, _tail(n.value, n.per)) for n in noise]) if noise else (),
+        tuple([(n.per, n.value.dtype, n.value.shape[_LEADING[n.per] :]) for n in noise]) if noise else (),
     )
 
 
-def _tail(value: Tensor, per: str) -> Sequence[int]:
-    return value.shape[{"step": 2, "sequence": 1, "call": 0}[per] :]
+_LEADING = {"step": 2, "sequence": 1, "call": 0}
 
 
-def _plan(call: Call, key: Any) -> Plan | str:
-    cell = call.cell
+def _plan(cell: nn.Module, spec: StepSpec, description: Description) -> Plan | str:
     if has_hooks(cell):
         return "the cell has hooks, which its kernel would not call"
     common = structure(cell)
-    shared = None if common is None else (common, key, call.spec)
+    shared = None if common is None else (common, spec, description)
     found = None if shared is None else _shared.get(shared)
     if found is not None:
         return found
+    tail, dtype, device, state_dtypes, masks = description
+    x = torch.zeros(1, 1, *tail, dtype=dtype, device=device)
+    states = [
+        torch.zeros(1, *shape, dtype=t, device=device)
+        for shape, t in zip(spec.state_shapes, state_dtypes, strict=True)
+    ]
+    noise = [
+        Noise(torch.zeros(*[1] * _LEADING[per], *shape, dtype=t, device=device), per)
+        for per, t, shape in masks
+    ]
     try:
-        compiled = compile_cell(cell, call.x, call.state, call.noise, spec=call.spec)
+        compiled = compile_cell(cell, x, states, noise, spec=spec)
     except Unsupported as error:
         return str(error)
     plan = Plan(compiled)

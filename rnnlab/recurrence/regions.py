@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,22 @@ class Graph:
     reads: tuple[Value, ...]
     gives: tuple[Value, ...]
     rows: bool
+
+    @cached_property
+    def arguments(self) -> tuple[tuple[int, Literal["step", "sequence", "call"], tuple[int, ...]], ...]:
+        """For each value that it reads: its number, how often it changes, and the shape of one row."""
+        found = []
+        for value in self.reads:
+            per: Literal["step", "sequence", "call"] = "call"
+            if value.varies:
+                per = value.per if value.role == "noise" else "step"
+            found.append((value.number, per, value.tail))
+        return tuple(found)
+
+    @cached_property
+    def results(self) -> tuple[int, ...]:
+        """The numbers of the values that it gives."""
+        return tuple(value.number for value in self.gives)
 
 
 @dataclass(frozen=True)

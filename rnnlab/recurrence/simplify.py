@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
-import torch
+import numpy as np
 from rnnlab_kernels.program import BINARY, KINDS, UNARY, Input, Node, Output, Program, State
 
 # What `Builder.detach` writes: the same value, through which no gradient flows. No Program that is handed to
@@ -102,7 +103,7 @@ class Builder:
     def unary(self, op: str, x: int) -> int:
         number = self.number(x)
         if number is not None:
-            return self.const(_fold(UNARY[op], number))
+            return self.const(_fold(op, number))
         node = self.defined.get(x)
         if op == "neg" and node is not None:
             if node.op == "neg":
@@ -114,7 +115,7 @@ class Builder:
     def binary(self, op: str, x: int, y: int) -> int:
         a, b = self.number(x), self.number(y)
         if a is not None and b is not None:
-            return self.const(_fold(BINARY[op], a, b))
+            return self.const(_fold(op, a, b))
         simpler = self._algebra(op, x, y, a, b)
         if simpler is not None:
             return simpler
@@ -285,8 +286,23 @@ class Builder:
         return Program(tuple(self.inputs), tuple(states), tuple(self.nodes), tuple(stored), adjoint)
 
 
-def _fold(function: Callable[..., torch.Tensor], *numbers: float) -> float:
-    return float(function(*(torch.tensor(n, dtype=torch.float64) for n in numbers)))
+# In numpy, since constants may be folded while PyTorch traces: a tensor would be taken for one of the model.
+_FOLD: dict[str, Callable[..., Any]] = {
+    "neg": np.negative,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "erf": math.erf,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.power,
+}
+
+
+def _fold(op: str, *numbers: float) -> float:
+    with np.errstate(all="ignore"):
+        return float((_FOLD.get(op) or getattr(np, op))(*map(np.float64, numbers)))
 
 
 def live(program: Program, keep_inputs: bool = True) -> Program:

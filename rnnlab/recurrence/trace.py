@@ -14,7 +14,8 @@ import linecache
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ class Value:
     path: str = ""
     """Where the cell keeps it (roles "parameter" and, if an attribute holds it, "constant")."""
     node: Operation | None = None
+    number: int = field(default_factory=count().__next__)
+    """Of its own among all values of all steps."""
 
     @property
     def varies(self) -> bool:
