@@ -436,3 +436,10 @@ def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Te
             assert left is not None
             flat_left = left.flatten(0, 1)
             return flat.T @ flat_left if contraction.transposed else flat_left.T @ flat
+
+
+def contract_all(
+    contractions: Sequence[Contraction], lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
+) -> list[Tensor]:
+    """Several parameters' gradients: a backend may find those that share a factor together."""
+    return [contract(*item) for item in zip(contractions, lefts, rights, strict=True)]

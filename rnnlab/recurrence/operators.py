@@ -16,8 +16,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 import torch
-from rnnlab_kernels import program as reference
-from rnnlab_kernels.program import Contraction, Program, interpret
+from rnnlab_kernels.program import Contraction, Program, contract_all, interpret
 from torch import Tensor, nn
 
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
@@ -26,7 +25,10 @@ logger = logging.getLogger("rnnlab")
 
 
 class Executor(Protocol):
-    """What runs Programs: `rnnlab_kernels.cpu`, `rnnlab_kernels.triton`, or the interpreter."""
+    """What runs Programs: `rnnlab_kernels.cpu`, `rnnlab_kernels.triton`, or the interpreter.
+
+    One that has a `contract_all` as `rnnlab_kernels.program` finds all parameters' gradients by it.
+    """
 
     def run(
         self,
@@ -39,8 +41,6 @@ class Executor(Protocol):
         reverse: bool = False,
     ) -> tuple[list[Tensor], list[Tensor]]: ...
 
-    def contract(self, contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor: ...
-
     def refusal(self, program: Program, dtype: torch.dtype) -> str | None: ...
 
 
@@ -48,7 +48,7 @@ class Interpreter:
     """The definition of a Program as an executor: always right, and slow."""
 
     run = staticmethod(interpret)
-    contract = staticmethod(reference.contract)
+    contract_all = staticmethod(contract_all)
 
     @staticmethod
     def refusal(program: Program, dtype: torch.dtype) -> str | None:
@@ -189,7 +189,9 @@ class _Backward:
             part = contraction.kind != "outer" and derivative.width(contraction.right) < item.width
             target = contraction.parameter, contraction.start if part else None
             sums.setdefault(replace(contraction, parameter=0, start=0), []).append(target)
-        self.sums = list(sums.items())
+        self.sums = list(sums)
+        self.operands = [(contraction.left, contraction.right) for contraction in sums]
+        self.targets = list(sums.values())
 
 
 def _execute_adjoint(
@@ -218,14 +220,15 @@ def _execute_adjoint(
     for i, output, once in plan.rows:
         found[i] = stored[output].sum(0) if once else stored[output]
     rows = None if lengths is None else _Rows(lengths, like.shape[0])
-    for contraction, targets in plan.sums:
-        left, right = contraction.left, contraction.right
+    lefts: list[Tensor | None] = []
+    rights: list[Tensor] = []
+    for left, right in plan.operands:
         a = None if left is None else (feeds if left.source == "input" else stored)[left.index]
         b = (feeds if right.source == "input" else stored)[right.index]
-        if rows is not None:
-            a = None if a is None else rows.take(a, left)
-            b = rows.take(b, right)
-        part = run.contract(contraction, a, b)
+        lefts.append(a if a is None or rows is None else rows.take(a, left))
+        rights.append(b if rows is None else rows.take(b, right))
+    together = getattr(run, "contract_all", contract_all)
+    for part, targets in zip(together(plan.sums, lefts, rights), plan.targets, strict=True):
         for i, start in targets:
             so_far = found[i]
             if start is not None:

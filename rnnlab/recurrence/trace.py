@@ -306,7 +306,7 @@ class _Recorder(TorchDispatchMode):
     def record(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator and write it down as one without side effects."""
         returns = func._schema.returns
-        if any("Tensor" not in str(r.type) for r in returns) or torch.Tag.data_dependent_output in func.tags:
+        if any("Tensor" not in str(r.type) for r in returns) or _by_value(func, args):
             raise self.refuse("the step depends on the values of a tensor")
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.refuse(f"{func} draws random numbers inside the step; return them from draw() instead")
@@ -319,10 +319,12 @@ class _Recorder(TorchDispatchMode):
         if target is None or len(mutated) > 1:
             raise self.refuse(f"the operator {func}")
         result = func(*args, **kwargs)
+        detached = not torch.is_grad_enabled() or func is torch.ops.aten.detach.default
+        if detached and not mutated:
+            result = self.apart(result)
         for tensor in mutated:
             self.overwrite(tensor)
         tensors = result if isinstance(result, tuple | list) else (result,)
-        detached = not torch.is_grad_enabled() or func is torch.ops.aten.detach.default
         operation = Operation(target, values[0], values[1], (), self.source, detached)
         outputs = [
             self.enter(t, f"{func.__name__.split('.')[0]}{len(self.operations)}", "node", node=operation)
@@ -333,6 +335,21 @@ class _Recorder(TorchDispatchMode):
         operation.outputs = tuple(outputs)
         self.operations.append(operation)
         return result
+
+    def apart(self, result: Any) -> Any:
+        """Results that share memory with no other value: that with a gradient and that without differ."""
+        if isinstance(result, tuple | list):
+            return type(result)(self.apart(item) for item in result)
+        if not isinstance(result, Tensor) or result.untyped_storage()._cdata not in self.storages():
+            return result
+        result = result.clone()
+        self.alive.append(result)
+        self.given.add(result.untyped_storage()._cdata)
+        return result
+
+    def storages(self) -> set[int]:
+        """The memory of all values so far."""
+        return {tensor.untyped_storage()._cdata for tensor in self.alive}
 
     def overwrite(self, tensor: Tensor) -> None:
         """Note that every other view of the memory of `tensor` no longer holds what was recorded."""
@@ -384,6 +401,17 @@ def _elements(tensor: Tensor) -> set[int]:
     return set(places.flatten().tolist())
 
 
+def _by_value(func: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether the shape or the meaning of a result depends on the values of tensors."""
+    if torch.Tag.data_dependent_output in func.tags:
+        return True
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    # Indexing has the tag, but its shape depends on values for masks alone.
+    indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else None
+    return indices is None or any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
+
+
 def _mutated(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The arguments that an operator writes to."""
     found: list[Tensor] = []
@@ -407,24 +435,21 @@ _own_files: dict[str, bool] = {}
 def _where() -> tuple[str, bool]:
     """The user's line that is being run, and whether it runs inside an autograd function of their own."""
     frame = sys._getframe(2)
-    fallback = ""
+    found = fallback = ""
     custom = False
-    while frame is not None:
+    while frame is not None and frame.f_code is not _run.__code__:
         file = frame.f_code.co_filename
         inside = _own_files.get(file)
         if inside is None:
             inside = _own_files[file] = file.startswith((_TORCH, _HERE))
-        if inside:
-            if file.endswith("autograd/function.py") and frame.f_code.co_name == "apply":
-                custom = True
-            elif not fallback and "/nn/modules/" in file and not file.endswith("module.py"):
-                fallback = _line(file, frame.f_lineno)
-            elif file == __file__ and frame.f_code is _run.__code__:
-                break
-        else:
-            return _line(file, frame.f_lineno), custom
+        if not inside:
+            found = found or _line(file, frame.f_lineno)
+        elif file.endswith("autograd/function.py") and frame.f_code.co_name == "apply":
+            custom = True
+        elif not fallback and "/nn/modules/" in file and not file.endswith("module.py"):
+            fallback = _line(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
-    return fallback, custom
+    return found or fallback, custom
 
 
 def _line(file: str, number: int) -> str:
