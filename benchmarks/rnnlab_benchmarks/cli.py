@@ -12,6 +12,10 @@ BENCHMARKS = {
         "the CPU kernels against torch.nn, the eager loop, torch.compile(scan) and JAX",
         "rnnlab_benchmarks.cpu",
     ),
+    "gpu": (
+        "the Triton kernels against cuDNN, torch.compile, the eager loop, FlashRNN and Haste",
+        "rnnlab_benchmarks.gpu",
+    ),
     "training": (
         "`rnnlab train` against a bare PyTorch loop over the same batches",
         "rnnlab_benchmarks.training",

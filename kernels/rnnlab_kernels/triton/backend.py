@@ -29,9 +29,10 @@ class Config:
     """How a time loop is run.
 
     strategy: "resident", "streamed" or "stepwise" (see `codegen` and `phases`).
-    block_b: rows of the batch that a program owns; at least 16 where the loop has a matmul, but for
-    "stepwise". block_k: rows of a weight that "streamed" reads at a time. warps: warps of a program (of
-    32 threads on NVIDIA, 64 on AMD). stages: depth of the software pipeline over weight tiles.
+    block_b: rows of the batch that a program owns; at least 16 where a loop has a dot in its kernel.
+    block_k: rows of a weight that "streamed" reads at a time.
+    warps: warps of a program (of 32 threads on NVIDIA, 64 on AMD).
+    stages: depth of the software pipeline over weight tiles.
     """
 
     strategy: Strategy
@@ -115,9 +116,9 @@ def run(
 
     Args:
         program, inputs, states, lengths, resets, reverse: as for `interpret`. States may have another
-            dtype than the inputs: they are carried in float32 and returned in their own. config: the
-            strategy and its sizes; by default what `choice.configure` picks. precision: of float32 matmuls
-            in the loop; by default `default_precision()`.
+            dtype than the inputs: they are carried in float32 and returned in their own.
+        config: the strategy and its sizes; by default what `choice.configure` picks.
+        precision: of float32 matmuls in the loop; by default `default_precision()`.
 
     Returns:
         The outputs [T, B, width] in the dtype of the inputs, and the final states [B, width].

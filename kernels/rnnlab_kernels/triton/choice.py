@@ -32,7 +32,7 @@ logger = logging.getLogger("rnnlab")
 ROWS = 16
 """Rows of a batch tile: the fewest that a dot takes, since more programs keep more processors at work."""
 STREAMED_LIMIT = 256 * 2**10
-"""Bytes of weights above which *stepwise* comes first: what one processor streams while two kernels launch."""
+"""Bytes of weights above which *stepwise* comes first: what a processor streams while two kernels launch."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Turns generated modules into kernels that run: compiled for a GPU, or in Triton's interpreter.
 
 The interpreter runs the same text on CPU tensors, one program after the other in NumPy. It is for tests
-and for debugging: it is some ten thousand times slower than a GPU. `TRITON_INTERPRET=1` turns it on, as
-for any kernel.
+and for debugging, and slow. `TRITON_INTERPRET=1` turns it on, as for any kernel.
 """
 
 import hashlib
