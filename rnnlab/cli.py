@@ -33,6 +33,8 @@ COMMANDS = (
     Command("train", "train a model and test it", "rnnlab.experiments.commands:train"),
     Command("eval", "measure a checkpoint on held-out or new data", "rnnlab.experiments.commands:evaluate"),
     Command("predict", "what a checkpoint says of new inputs", "rnnlab.experiments.commands:predict"),
+    Command("kernels", "what the GPU kernels need, found without a GPU", "rnnlab_benchmarks.kernels:main"),
+    Command("tune", "find the fastest kernels on this GPU", "rnnlab_benchmarks.tune:main"),
     Command("bench", "measure speed on this machine", "rnnlab_benchmarks.cli:main"),
     Command("completion", "print a completion script for bash, zsh or fish", "rnnlab.completion:main"),
 )
