@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from rnnlab.nn import GRU, LSTM, RNN, DeepRNN
     from rnnlab.recurrence import Recurrence
     from rnnlab.recurrence.check import check
+    from rnnlab.recurrence.explain import explain
 
     __version__: str
 
-__all__ = ["GRU", "LSTM", "RNN", "DeepRNN", "Recurrence", "__version__", "check"]
+__all__ = ["GRU", "LSTM", "RNN", "DeepRNN", "Recurrence", "__version__", "check", "explain"]
 
 _HOME = {
     "DeepRNN": "rnnlab.nn",
@@ -22,6 +23,7 @@ _HOME = {
     "RNN": "rnnlab.nn",
     "Recurrence": "rnnlab.recurrence",
     "check": "rnnlab.recurrence.check",
+    "explain": "rnnlab.recurrence.explain",
 }
 
 

@@ -49,6 +49,17 @@ class Derivative:
     marked: Program
     """`forward` with the marks where no gradient flows, for `without`."""
 
+    def flops(self) -> int:
+        """Floating-point operations of the backward for one step of one row, the contractions included."""
+        total = self.adjoint.flops()
+        for contraction in dict.fromkeys(replace(c, parameter=0, start=0) for c in self.contractions):
+            right = self.width(contraction.right)
+            if contraction.kind == "sum" or contraction.left is None:
+                total += right
+            else:
+                total += 2 * right * (self.width(contraction.left) if contraction.kind == "outer" else 1)
+        return total
+
     def width(self, operand: Operand) -> int:
         """The width of what a contraction reads."""
         adjoint = self.adjoint

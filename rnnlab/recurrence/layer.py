@@ -18,6 +18,7 @@ from rnnlab.recurrence.contract import (
     Noise,
     State,
     StepSpec,
+    autocast_dtype,
     check_lengths,
     check_resets,
     draw,
@@ -86,7 +87,7 @@ class Recurrence(nn.Module):
         Raises:
             ValueError: a shape, dtype or device that does not fit, or a named backend that cannot run this.
         """
-        call = self._call(x, state, lengths, resets)
+        call = self.call(x, state, lengths, resets)
         outputs, final = self._chosen(call).run(call)
         return outputs, final[0] if call.spec.single else final
 
@@ -99,15 +100,16 @@ class Recurrence(nn.Module):
         resets: Tensor | None = None,
     ) -> str:
         """The name of the backend that runs such a call of `forward`; raises what it would raise."""
-        return self._chosen(self._call(x, state, lengths, resets)).name
+        return self._chosen(self.call(x, state, lengths, resets)).name
 
-    def _call(
+    def call(
         self,
         x: Tensor,
-        state: Tensor | State | None,
-        lengths: Tensor | Sequence[int] | Lengths | None,
-        resets: Tensor | None,
+        state: Tensor | State | None = None,
+        lengths: Tensor | Sequence[int] | Lengths | None = None,
+        resets: Tensor | None = None,
     ) -> Call:
+        """What a backend is given for such a call of `forward`; raises what it would raise."""
         shape = x.shape
         if len(shape) < 2 or shape[0] == 0:
             raise ValueError(f"x must be [T, B, *] with at least one step, got {list(shape)}")
@@ -207,7 +209,7 @@ class Recurrence(nn.Module):
 
     def _check_dtype(self, state: Tensor, x: Tensor) -> None:
         dtypes = {p.dtype for p in self.cell.parameters() if p.is_floating_point()}
-        if dtypes and state.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+        if dtypes and state.dtype not in dtypes and autocast_dtype(x.device.type) is None:
             wanted = ", ".join(sorted(map(str, dtypes)))
             raise ValueError(
                 f"the state is {state.dtype}, the parameters {wanted}: convert one by .to(dtype)"

@@ -70,7 +70,7 @@ def executor(device: str) -> Executor | None:
 
 
 class Entry:
-    """A Program in the table, with its adjoint where one is asked for.
+    """A Program for the table, with its adjoint where one is asked for.
 
     Args:
         program: a forward Program as `tidy` leaves it, in which `simplify.DETACH` may stand.
@@ -88,8 +88,13 @@ class Entry:
             self.derivative = differentiate(program, requires)
             self.program = self.derivative.forward
         self._backwards: dict[tuple[bool, ...], _Backward] = {}
+        self.number = -1
+
+    def enter(self) -> Entry:
+        """Put the entry into the table, for the operators to find; returns it."""
         self.number = len(_table)
         _table.append(self)
+        return self
 
     def backward(self, given: tuple[bool, ...]) -> _Backward:
         """The adjoint where some of the outputs have a gradient."""

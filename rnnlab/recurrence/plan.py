@@ -45,7 +45,7 @@ class Plan:
             program = self.compiled.marked
             if restart:
                 program = tidy(with_restarts(program))
-            found = self._entries[key] = Entry(program, requires)
+            found = self._entries[key] = Entry(program, requires).enter()
         return found
 
 

@@ -45,6 +45,7 @@ class Graph:
     reads: tuple[Value, ...]
     gives: tuple[Value, ...]
     rows: bool
+    operations: tuple[Operation, ...] = field(repr=False)
 
     @cached_property
     def arguments(self) -> tuple[tuple[int, Literal["step", "sequence", "call"], tuple[int, ...]], ...]:
@@ -358,7 +359,9 @@ def _graph(operations: Sequence[Operation], gives: Sequence[Value]) -> Graph:
                 )
     graph.output(tuple(nodes[v] for v in gives))
     graph.eliminate_dead_code()
-    return Graph(fx.GraphModule(torch.nn.Module(), graph), tuple(reads), tuple(gives), rows)
+    return Graph(
+        fx.GraphModule(torch.nn.Module(), graph), tuple(reads), tuple(gives), rows, tuple(operations)
+    )
 
 
 def _item(items: Any, index: int) -> Any:
