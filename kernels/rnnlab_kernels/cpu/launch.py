@@ -73,7 +73,7 @@ def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Te
 def contract_all(
     contractions: Sequence[Contraction], lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Several parameters' gradients from whole sequences [T, B, width]; those of one factor are found together."""
+    """Several parameters' gradients from sequences [T, B, width]; those of one factor are found together."""
     results: list[Tensor | None] = [None] * len(contractions)
     groups: dict[int, _Group] = {}
     for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
@@ -85,7 +85,7 @@ def contract_all(
             group = groups.setdefault(id(first), _Group(first))
             results[number] = first.new_empty(first.shape[2], second.shape[2])
             group.products.append((second, results[number]))
-    for number, (contraction, right) in enumerate(zip(contractions, rights, strict=True)):
+    for number, right in enumerate(rights):
         if results[number] is None:
             total = right.new_empty(right.shape[2])
             group = groups.get(id(right), _Group(right))
