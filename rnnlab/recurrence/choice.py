@@ -79,7 +79,7 @@ def choose(name: str, call: Call) -> Backend:
             f"what can: {', '.join(repr(other) for other in ['auto', *able])}"
         )
     reasons: list[str] = []
-    for backend in _backends:
+    for backend in sorted(_backends, key=lambda backend: not _measured(backend, call)):
         reason = backend.refusal(call)
         if reason is None:
             if reasons:
@@ -87,6 +87,12 @@ def choose(name: str, call: Call) -> Backend:
             return backend
         reasons.append(f"{backend.name}: {reason}")
     raise ValueError(f"no backend can run {type(call.cell).__name__}: {'; '.join(reasons)}")
+
+
+def _measured(backend: Backend, call: Call) -> bool:
+    """Whether a backend was measured to be the fastest for a call; few backends measure anything."""
+    measured = getattr(backend, "measured_fastest", None)
+    return measured is not None and measured(call)
 
 
 def _tell(call: Call, chosen: str, reasons: str) -> None:

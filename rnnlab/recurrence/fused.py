@@ -30,6 +30,22 @@ class Fused:
             return captured.refusal(call, kernel_dtype(call))
         return refusal(call.cell, call.spec, plans.describe(call), kernel_dtype(call))
 
+    def measured_fastest(self, call: Call) -> bool:
+        """Whether `rnnlab tune` found these kernels faster than PyTorch's own on this GPU.
+
+        Like a refusal, it looks at nothing but what `call.signature()` covers.
+        """
+        if call.x.device.type != "cuda" or torch.compiler.is_compiling():
+            return False
+        plan, _ = plans.find(call)
+        if isinstance(plan, str):
+            return False
+        from rnnlab_kernels.triton.choice import beats_aten
+
+        compiled = plan.compiled
+        program = compiled.derivative().forward if torch.is_grad_enabled() else compiled.program
+        return beats_aten(program, kernel_dtype(call), call.x.device)
+
     def run(self, call: Call) -> tuple[Tensor, State]:
         if torch.compiler.is_compiling():
             return captured.run(call)

@@ -238,6 +238,7 @@ def _configure(program: Program, dtype: torch.dtype, device: torch.device, batch
     return choice.config
 
 
+@lru_cache(maxsize=256)
 def beats_aten(program: Program, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a standard cell's kernels were measured faster than PyTorch's own here, at every batch tried.
 

@@ -10,8 +10,9 @@ from rnnlab_kernels.triton.split import split
 from torch import Tensor
 
 from rnnlab import DeepRNN, cells
-from rnnlab.recurrence import operators
+from rnnlab.recurrence import Recurrence, choice, operators
 from rnnlab.recurrence.compiler import compile_cell
+from rnnlab.recurrence.fused import Fused
 
 
 def leaky(*ops: str, width: int = 3) -> Program:
@@ -148,6 +149,20 @@ def test_the_text_can_be_read(strategy: str) -> None:
 @pytest.fixture
 def _through_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(operators.executors, "cpu", triton_backend)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("_through_triton")
+def test_auto_prefers_what_was_measured_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, x, ran = cells.LSTMCell(4, 5), torch.zeros(2, 2, 4), []
+    run_before = triton_backend.run
+    monkeypatch.setattr(choice, "_backends", [choice.find("aten"), choice.find("fused")])
+    monkeypatch.setattr(triton_backend, "run", lambda *a, **k: ran.append(1) or run_before(*a, **k))
+    monkeypatch.setattr(Fused, "measured_fastest", lambda self, call: False)
+    Recurrence(cell)(x)
+    without = len(ran)
+    monkeypatch.setattr(Fused, "measured_fastest", lambda self, call: True)
+    Recurrence(cell)(x)
+    assert (without, len(ran)) == (0, 1)
 
 
 @pytest.mark.usefixtures("_through_triton")
