@@ -264,10 +264,11 @@ def _compiles(subject: Subject, backend: str) -> None:
 def _autocasts(subject: Subject, backend: str) -> None:
     layer = Recurrence(copy.deepcopy(subject.cell).float().eval(), backend=backend)
     x = subject.inputs(torch.float32)
-    exact = subject.reference()(x.double())[0]
+    state = subject.state()
+    exact = subject.reference()(x.double(), state)[0]
     layer.spec(x[0])
     with torch.autocast("cpu", torch.bfloat16):
-        outputs, final = layer(x)
+        outputs, final = layer(x, tuple(s.float() for s in state))
         outputs.float().sum().backward()
     if any(s.dtype != torch.float32 for s in _flat(final)):
         raise Failed(f"the state is carried as {_flat(final)[0].dtype}, not as float32")

@@ -74,7 +74,8 @@ def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, Stat
     batch, dtype = x.shape[1], kernel_dtype(call)
     rows = valid_rows(call) if compiled.has_rows else None
     inputs = compiled.inputs(values, x, call.noise, rows)
-    states = [s if s.dim() == 2 else s.reshape(batch, -1) for s in call.state]
+    flat = [s if s.dim() == 2 else s.reshape(batch, -1) for s in call.state]
+    states = [s if s.dtype == dtype else s.to(dtype) for s in flat]
     resets = call.resets
     restart = resets is not None and call.restart is not call.state
     if resets is not None and call.restart is not None and restart:

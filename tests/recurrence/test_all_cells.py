@@ -1,4 +1,4 @@
-"""Every shipped cell and wrapper, fused, against the reference: the error rule over all that a call can be."""
+"""Every shipped cell and wrapper, fused, against the reference: the error rule over all sorts of calls."""
 
 import copy
 from collections.abc import Callable
