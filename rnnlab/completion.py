@@ -72,9 +72,30 @@ SETTINGS = {
         "device=cuda",
         "batch_size=",
     ),
+    "sample": (
+        *(
+            "checkpoint=",
+            "prompt=",
+            "label=",
+            "temperature=",
+            "top_k=",
+            "top_p=",
+            "length=",
+            "samples=",
+            "seed=",
+        ),
+        *("greedy=true", "stop=true", "stop=false", "device=cpu", "device=cuda"),
+    ),
+    "score": ("checkpoint=", "file=", "label=", "end=false", "json=true", "device=cpu", "device=cuda"),
 }
 # Groups that a command takes beside its own settings; None: all of them.
-GROUPS: dict[str, tuple[str, ...] | None] = {"train": None, "eval": ("data", "trainer"), "predict": ()}
+GROUPS: dict[str, tuple[str, ...] | None] = {
+    "train": None,
+    "eval": ("data", "trainer"),
+    "predict": (),
+    "sample": (),
+    "score": (),
+}
 OPTIONS = {
     "train": ("--config-dir", "--print-config", "--help", "--debug"),
     "eval": ("--config-dir", "--help"),

@@ -1,6 +1,8 @@
 """LightningModules, one a shape of task."""
 
 from rnnlab.tasks.base import Task
+from rnnlab.tasks.conditional_generation import ConditionalGeneration
+from rnnlab.tasks.language_model import LanguageModel
 from rnnlab.tasks.text_classification import TextClassification
 
-__all__ = ["Task", "TextClassification"]
+__all__ = ["ConditionalGeneration", "LanguageModel", "Task", "TextClassification"]

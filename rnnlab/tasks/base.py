@@ -34,7 +34,7 @@ class Task(LightningModule):
             `total_steps`, else after every epoch. None for a constant learning rate.
     """
 
-    headline: ClassVar[str] = "test/loss"
+    headline: str = "test/loss"
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
 

@@ -78,3 +78,25 @@ def constant(optimizer: Optimizer, total_steps: int, *, warmup: float = 0.0) -> 
 def _check_share(name: str, value: float) -> None:
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name} is a share of all steps in [0, 1); got {value}")
+
+
+def decay_after(optimizer: Optimizer, *, epochs: int, factor: float) -> LambdaLR:
+    """The same learning rate for some epochs, then smaller by a factor after each.
+
+        rate factor = factor ** max(0, n - epochs + 1),   n the epoch from 0
+
+    Args:
+        optimizer: its learning rates are those of the first epochs.
+        epochs: at the full learning rate.
+        factor: in (0, 1].
+
+    Raises:
+        ValueError: a factor out of range, or a negative number of epochs.
+
+    Source: Zaremba, Sutskever and Vinyals 2014, "Recurrent Neural Network Regularization", section 4.1.
+    """
+    if not 0.0 < factor <= 1.0:
+        raise ValueError(f"factor lies in (0, 1]; got {factor}")
+    if epochs < 0:
+        raise ValueError(f"epochs is at least 0; got {epochs}")
+    return LambdaLR(optimizer, lambda epoch: factor ** max(0, epoch - epochs + 1))
