@@ -268,6 +268,8 @@ static int run_program(const Program& p, const int64_t* arguments, int threads) 
   call.initial = call.in + p.inputs;
   call.out = call.initial + p.states;
   call.final = call.out + p.outputs;
+  for (int i = 0; i < p.outputs; i++)
+    if (call.out[i].p) prefer_large_pages(call.out[i].p, call.T * call.out[i].t_stride * (long)sizeof(STORED));
   if (call.lengths) sort_rows(call, (int*)call.panels);
   else for (long b = 0; b < call.B; b++) call.order[b] = (int)b;
 

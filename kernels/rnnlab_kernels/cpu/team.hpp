@@ -72,12 +72,21 @@ static long kept_bytes = 0;
 static int kept_busy = 0;
 constexpr long MOST_KEPT = 64L << 20, LARGE = 1L << 20, HUGE_PAGE = 2L << 20;
 
+// Asks for large pages: memory that is new to the process is then mapped in a few faults and not in thousands.
+static void prefer_large_pages(void* memory, long bytes) {
+#if defined(__linux__)
+  const uintptr_t first = ((uintptr_t)memory + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+  const uintptr_t last = ((uintptr_t)memory + bytes) / HUGE_PAGE * HUGE_PAGE;
+  if (last > first) madvise((void*)first, last - first, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
 static char* fresh(long bytes) {
   void* memory = nullptr;
   if (posix_memalign(&memory, bytes >= LARGE ? HUGE_PAGE : 64, bytes)) return nullptr;
-#if defined(__linux__)
-  if (bytes >= LARGE) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
+  prefer_large_pages(memory, bytes);
   return (char*)memory;
 }
 
