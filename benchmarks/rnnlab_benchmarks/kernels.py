@@ -90,7 +90,7 @@ def compile_command(words: Sequence[str]) -> int:
     parser.add_argument("--sizes", default="32,128,512", help="hidden sizes (default %(default)s)")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="(default %(default)s)")
     parser.add_argument("--strategies", default="auto", help=f"of {', '.join(STRATEGIES)} (default auto)")
-    parser.add_argument("--precision", default="tf32", choices=("ieee", "tf32", "tf32x3"), help="of float32")
+    parser.add_argument("--precision", default="ieee", choices=("ieee", "tf32", "tf32x3"), help="of float32")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)"
     )

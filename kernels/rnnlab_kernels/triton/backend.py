@@ -132,11 +132,30 @@ def run(
     if reason is not None:
         raise ValueError(f"the Triton backend cannot run this: {reason}")
     size = (first.shape[0], first.shape[1])
+    precision = precision or default_precision()
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(first):
+        return _run(program, first, inputs, states, size, lengths, resets, reverse, config, precision)
+
+
+def _run(
+    program: Program,
+    first: Tensor,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    size: tuple[int, int],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    config: Config | None,
+    precision: Precision,
+) -> tuple[list[Tensor], list[Tensor]]:
+    device, dtype = first.device, first.dtype
     parts = split(program)
     if config is None:
         from rnnlab_kernels.triton.choice import configure
 
-        config = configure(program, dtype, device, size[1])
+        config = configure(program, dtype, device, size[1], precision)
     values = parts.prepare([tensor.to(dtype) for tensor in inputs])
     loop_inputs = [_shaped(values[item.value], item.per, size, item.width) for item in parts.loop.inputs]
     initial = [state.expand(size[1], -1).to(torch.float32).contiguous() for state in states]
@@ -167,7 +186,7 @@ def run(
             resets,
             reverse,
             config,
-            precision or default_precision(),
+            precision,
         )
     outputs = parts.finish(values, stored, size, lengths)
     return outputs, [final.to(state.dtype) for final, state in zip(finals, states, strict=True)]

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 
 from rnnlab_kernels.program import Program
-from rnnlab_kernels.triton.backend import Config
+from rnnlab_kernels.triton.backend import Config, Precision
 from rnnlab_kernels.triton.codegen import Strategy
 from rnnlab_kernels.triton.pieces import Piece, pieces
 from rnnlab_kernels.triton.split import split
@@ -188,19 +188,21 @@ def force(strategy: Strategy | None) -> Iterator[None]:
         _forced = before
 
 
-def configure(program: Program, dtype: torch.dtype, device: torch.device, batch: int) -> Config:
+def configure(
+    program: Program, dtype: torch.dtype, device: torch.device, batch: int, precision: Precision
+) -> Config:
     """The configuration for a Program on a device, found once.
 
     Raises ValueError where `force` asks for a strategy that cannot run.
     """
     if _forced is not None:
-        return _configure_forced(program, dtype, device, _forced)
-    return _configure(program, dtype, device, batch)
+        return _configure_forced(program, dtype, device, precision, _forced)
+    return _configure(program, dtype, device, batch, precision)
 
 
 @lru_cache(maxsize=256)
 def _configure_forced(
-    program: Program, dtype: torch.dtype, device: torch.device, strategy: Strategy
+    program: Program, dtype: torch.dtype, device: torch.device, precision: Precision, strategy: Strategy
 ) -> Config:
     if device.type != "cuda":
         return Config(strategy, block_b=ROWS, block_k=16)
@@ -209,7 +211,7 @@ def _configure_forced(
     for candidate in candidates(program, dtype, here):
         if candidate.config.strategy != strategy:
             continue
-        reason = candidate.reason or _spills(program, dtype, candidate.config, here)
+        reason = candidate.reason or _spills(program, dtype, candidate.config, here, precision)
         if reason is None:
             return candidate.config
         reasons.append(reason)
@@ -221,18 +223,17 @@ def _configure_forced(
 
 
 @lru_cache(maxsize=256)
-def _configure(program: Program, dtype: torch.dtype, device: torch.device, batch: int) -> Config:
+def _configure(
+    program: Program, dtype: torch.dtype, device: torch.device, batch: int, precision: Precision
+) -> Config:
     if device.type != "cuda":  # the interpreter, where any will do and small tiles are quickest
         return Config("resident", block_b=ROWS)
     here = describe(device)
-    choice = choose(
-        program,
-        dtype,
-        here,
-        batch,
-        table=Table.load(),
-        reject=lambda config: _spills(program, dtype, config, here),
-    )
+
+    def reject(config: Config) -> str | None:
+        return _spills(program, dtype, config, here, precision)
+
+    choice = choose(program, dtype, here, batch, table=Table.load(), reject=reject)
     logger.info("Triton on %s: %s (%s)", here.name, choice.config, choice.reason)
     assert choice.config is not None
     return choice.config
@@ -250,14 +251,16 @@ def beats_aten(program: Program, dtype: torch.dtype, device: torch.device) -> bo
     return bool(winners) and all(winner.config is not None for winner in winners)
 
 
-def _spills(program: Program, dtype: torch.dtype, config: Config, device: Device) -> str | None:
+def _spills(
+    program: Program, dtype: torch.dtype, config: Config, device: Device, precision: Precision
+) -> str | None:
     """Why a configuration is not good enough on this device, by the compiler's report."""
     from rnnlab_kernels.triton.aot import TARGETS, CannotCompile, compile_config
 
     if device.target not in TARGETS:
         return None
     try:
-        made = compile_config(program, dtype, config, device.target, cached=True)
+        made = compile_config(program, dtype, config, device.target, precision=precision, cached=True)
     except CannotCompile as error:
         return f"does not compile ({error})"
     return unfit([(r.spills, r.shared) for r in made], device.shared)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rnnlab_kernels.triton.backend import Config
+from rnnlab_kernels.triton.backend import Config, default_precision
 
 logger = logging.getLogger("rnnlab")
 
@@ -101,7 +101,10 @@ class Table:
 
 
 def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    """The dtype, and for float32 how its matmuls are computed now: TF32 has winners of its own."""
+    name = str(dtype).removeprefix("torch.")
+    precision = default_precision()
+    return f"{name} {precision}" if dtype == torch.float32 and precision != "ieee" else name
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str, int]:

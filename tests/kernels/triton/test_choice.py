@@ -101,6 +101,6 @@ def test_a_damaged_table_is_left_out_of_account_and_said_so(
 def test_a_strategy_can_be_forced_for_a_while() -> None:
     forward = program("lstm", 8)
     with force("streamed"):
-        assert configure(forward, torch.float32, torch.device("cpu"), 4).strategy == "streamed"
-    assert configure(forward, torch.float32, torch.device("cpu"), 4).strategy == "resident"
+        assert configure(forward, torch.float32, torch.device("cpu"), 4, "ieee").strategy == "streamed"
+    assert configure(forward, torch.float32, torch.device("cpu"), 4, "ieee").strategy == "resident"
     _configure_forced.cache_clear()
