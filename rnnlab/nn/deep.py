@@ -19,7 +19,7 @@ from rnnlab.nn import convert
 from rnnlab.nn.build import CellFactory, build, per_layer
 from rnnlab.nn.state_layout import StateLayout, reordered
 from rnnlab.recurrence import Lengths, Recurrence, StepSpec, aten, choice
-from rnnlab.recurrence.contract import check_lengths, has_hooks, initial_state
+from rnnlab.recurrence.contract import autocast_dtype, check_lengths, has_hooks, initial_state
 
 Merge = Literal["concat", "sum", "mean", "mul"]
 
@@ -292,8 +292,7 @@ class DeepRNN(nn.Module):
 
     def _torch_is_chosen(self, x: Tensor, with_lengths: bool) -> bool:
         """Whether PyTorch's kernel is the choice for inputs like `x` `[*, *, I]`; kept once found."""
-        device = x.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        autocast = autocast_dtype(x.device.type)
         traced = with_lengths and torch.compiler.is_compiling()
         key = (x.dtype, x.device, with_lengths, torch.is_grad_enabled(), traced, autocast, self.backend)
         found = self._choices.get(key)
@@ -404,7 +403,7 @@ class DeepRNN(nn.Module):
                 raise ValueError(
                     f"the input is on {x.device}, the parameters on {parameter.device}: move one by .to()"
                 )
-            if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+            if x.dtype != parameter.dtype and autocast_dtype(x.device.type) is None:
                 raise ValueError(
                     f"the input is {x.dtype}, the parameters {parameter.dtype}: convert one by .to(dtype)"
                 )

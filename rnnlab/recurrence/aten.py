@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab import cells
-from rnnlab.recurrence.contract import Call, Lengths, State, has_hooks
+from rnnlab.recurrence.contract import Call, Lengths, State, autocast_dtype, has_hooks
 
 # By exact type: a subclass may have changed the equation.
 _MODES: dict[type[nn.Module], str] = {
@@ -49,13 +49,12 @@ class Aten:
             return "PyTorch's kernels have no resets"
         if call.noise:
             return "PyTorch's kernels have no noise inside the recurrence"
-        if call.lengths is not None and torch.compiler.is_compiling():
-            return "torch.compile and torch.export cannot trace packed sequences"
+        if call.lengths is not None and (x.is_meta or torch.compiler.is_compiling()):
+            return "packed sequences need values: they can be neither traced nor run on device 'meta'"
         if x.dim() != 3:
             return f"PyTorch's kernels take inputs [T, B, I], got {x.dim()} dimensions"
         weight = weights(cell)[0]
-        autocast = torch.is_autocast_enabled(x.device.type)
-        if x.dtype != weight.dtype and not autocast:
+        if x.dtype != weight.dtype and autocast_dtype(x.device.type) is None:
             return f"the inputs are {x.dtype}, the parameters {weight.dtype}"
         return None
 

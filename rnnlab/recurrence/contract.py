@@ -121,8 +121,15 @@ class Call:
             tuple([n.per for n in self.noise]),
             torch.is_grad_enabled(),
             self.lengths is not None and torch.compiler.is_compiling(),
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
+            autocast_dtype(device),
         )
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that autocast computes in on a type of device; None where it is off, or unknown ("meta")."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rnnlab.recurrence import captured
 from rnnlab.recurrence import plan as plans
-from rnnlab.recurrence.contract import Call, State, StepSpec
+from rnnlab.recurrence.contract import Call, State, StepSpec, autocast_dtype
 from rnnlab.recurrence.operators import executor, recurrence
 from rnnlab.recurrence.plan import Plan
 from rnnlab.recurrence.reference import Eager
@@ -107,10 +107,7 @@ def _like(final: Tensor, state: Tensor) -> Tensor:
 
 def kernel_dtype(call: Call) -> torch.dtype:
     """The data type that the kernel reads: autocast's, or that of the state."""
-    device = call.x.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return call.state[0].dtype
+    return autocast_dtype(call.x.device.type) or call.state[0].dtype
 
 
 def valid_rows(call: Call) -> Tensor | None:

@@ -383,6 +383,29 @@ def test_it_exports_with_a_free_batch():
     torch.testing.assert_close(program.module()(x), network(x))
 
 
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_shapes_follow_without_values(backend):
+    network = DeepRNN("lstm", 3, 4, 2, device="meta", backend=backend)
+    outputs, (h, _) = network(torch.randn(5, 2, 3, device="meta"), lengths=[2, 5])
+    assert (outputs.shape, h.shape, h.device.type) == ((5, 2, 4), (2, 2, 4), "meta")
+
+
+def test_gradients_of_each_example_come_by_vmap():
+    network = DeepRNN("gru", 3, 4, backend="eager", dtype=F64)
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+    def loss(parameters, x):
+        return torch.func.functional_call(network, parameters, (x,))[0].square().sum()
+
+    examples = torch.randn(4, 5, 3, dtype=F64)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, examples)
+    for index, x in enumerate(examples):
+        network.zero_grad()
+        network(x)[0].square().sum().backward()
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(each[name][index], parameter.grad)
+
+
 def test_a_bidirectional_network_cannot_step():
     with pytest.raises(ValueError, match=r"a bidirectional network cannot run step by step"):
         DeepRNN("gru", 3, 4, bidirectional=True).step(torch.randn(2, 3))

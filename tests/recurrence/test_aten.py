@@ -92,7 +92,7 @@ def test_refuses_with_a_reason(cell, options, reason):
 
 def test_refuses_noise_inside_the_recurrence():
     layer = Recurrence(cells.GRUCell(3, 4))
-    call = layer._call(torch.randn(5, 2, 3), None, None, None)
+    call = layer.call(torch.randn(5, 2, 3))
     noisy = type(call)(call.cell, call.spec, call.x, call.state, noise=(Noise(torch.ones(2, 1), "sequence"),))
     assert aten.Aten().refusal(call) is None
     assert "no noise" in aten.Aten().refusal(noisy)
