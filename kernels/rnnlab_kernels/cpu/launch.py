@@ -83,8 +83,8 @@ def contract_all(
             assert left is not None
             first, second = (right, left) if contraction.transposed else (left, right)
             group = groups.setdefault(id(first), _Group(first))
-            results[number] = first.new_empty(first.shape[2], second.shape[2])
-            group.products.append((second, results[number]))
+            result = results[number] = first.new_empty(first.shape[2], second.shape[2])
+            group.products.append((second, result))
     for number, right in enumerate(rights):
         if results[number] is None:
             total = right.new_empty(right.shape[2])
@@ -204,6 +204,9 @@ class Kernel:
     def __init__(self, program: Program, dtype: torch.dtype, address: int, routines: ctypes.CDLL) -> None:
         self.program, self.dtype = program, dtype
         self.address, self.routines = address, routines
+        self.carried = torch.float32 if dtype == torch.bfloat16 else dtype
+        self.kinds = [(item.per, item.is_matrix) for item in program.inputs]
+        self.widths = [state.width for state in program.states]
         self.steps = next(n for n, item in enumerate(program.inputs) if item.per == "step")
         after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
         self.shared = {
@@ -221,72 +224,60 @@ class Kernel:
         reverse: bool = False,
         sharing: int = 0,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        program = self.program
-        first = inputs[self.steps]
-        T, B = first.shape[0], first.shape[1]
+        first, reached = inputs[self.steps], reverse != self.program.adjoint
+        T, B = first.shape[:2]
         keep: list[Tensor] = []
-        arguments = [
-            T,
-            B,
-            _threads(),
-            int(reverse != program.adjoint),
-        ]
+        arguments = [T, B, _threads(), reached]
         if lengths is not None:
-            lengths = lengths.to(torch.int64).contiguous()
-            keep.append(lengths)
-            arguments.append(lengths.data_ptr())
-        else:
-            arguments.append(0)
+            lengths = lengths.to("cpu", torch.int64).contiguous()
         if resets is not None:
             resets = resets.to(torch.bool).contiguous()
-            keep.append(resets)
-            arguments.append(resets.data_ptr())
-        else:
-            arguments.append(0)
+        arguments.append(0 if lengths is None else lengths.data_ptr())
+        arguments.append(0 if resets is None else resets.data_ptr())
         arguments.append(sharing)
-        for tensor, item in zip(inputs, program.inputs, strict=True):
-            if item.per == "step":
-                tensor = _rows(tensor, keep)
-                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
-            elif item.is_matrix:
+        for tensor, (per, is_matrix) in zip(inputs, self.kinds, strict=True):
+            if tensor.dtype != self.dtype:
+                tensor = tensor.to(self.dtype)
+            if is_matrix:
                 keep.append(tensor)
-                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
-            elif item.per == "sequence":
-                tensor = _rows(tensor, keep)
-                arguments += (tensor.data_ptr(), 0, tensor.stride(0))
-            else:
-                tensor = _rows(tensor, keep)
-                arguments += (tensor.data_ptr(), 0, 0)
+                arguments += (tensor.data_ptr(), *tensor.stride())
+                continue
+            tensor = _rows(tensor, keep)
+            strides = tensor.stride()
+            arguments += (tensor.data_ptr(), strides[0] if per == "step" else 0)
+            arguments.append(0 if per == "call" else strides[-2])
         for state in states:
-            state = _rows(state, keep)
-            arguments += (state.data_ptr(), 0, state.stride(0) if state.shape[0] == B else 0)
-        outputs: list[Tensor] = []
-        shared = self.shared if lengths is None and resets is None else {}
-        joint: dict[int, Tensor] = {}
-        for after in shared.values():
-            width = program.outputs[after].width
-            joint[after] = first.new_empty(T + 1, B, width)
-        for number, output in enumerate(program.outputs):
-            if number in shared:
-                whole = joint[shared[number]]
-                outputs.append(whole[1:] if reverse != program.adjoint else whole[:-1])
-            elif number in joint:
-                whole = joint[number]
-                outputs.append(whole[:-1] if reverse != program.adjoint else whole[1:])
-            else:
-                outputs.append(first.new_empty(T, B, output.width))
-        for number, tensor in enumerate(outputs):
-            if number in shared:
-                whole = joint[shared[number]]
-                start = whole[-1] if reverse != program.adjoint else whole[0]
-                arguments += (0, start.data_ptr(), tensor.stride(1))
-            else:
-                arguments += (tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
-        finals = [first.new_empty(B, state.width) for state in program.states]
+            row = _rows(state if state.dtype == self.carried else state.to(self.carried), keep)
+            arguments += (row.data_ptr(), 0, row.stride(0) if row.shape[0] == B else 0)
+        outputs = self._outputs(first, lengths is None and resets is None, reached, arguments)
+        finals = [first.new_empty(B, width, dtype=self.carried) for width in self.widths]
         for tensor in finals:
             arguments += (tensor.data_ptr(), 0, tensor.stride(0))
         if B:
             packed = array("q", arguments)
             if self.routines.rnnlab_run(self.address, packed.buffer_info()[0]):
                 raise MemoryError("the CPU backend found no memory for its buffers")
+        if any(state.dtype != self.carried for state in states):
+            finals = [final.to(state.dtype) for final, state in zip(finals, states, strict=True)]
         return outputs, finals
+
+    def _outputs(self, first: Tensor, joined: bool, reached: bool, arguments: list[int]) -> list[Tensor]:
+        """Room for the outputs; where `joined`, a state before and after a step is one sequence of T + 1."""
+        T, B = first.shape[:2]
+        shared = self.shared if joined else {}
+        whole = {n: first.new_empty(T + 1, B, self.program.outputs[n].width) for n in shared.values()}
+        outputs: list[Tensor] = []
+        for number, output in enumerate(self.program.outputs):
+            if number in shared:
+                both = whole[shared[number]]
+                outputs.append(both[1:] if reached else both[:-1])
+                # The kernel stores the other output; what is stored here is the initial state alone.
+                arguments += (0, both[-1 if reached else 0].data_ptr(), both.stride(1))
+                continue
+            if number in whole:
+                tensor = whole[number][:-1] if reached else whole[number][1:]
+            else:
+                tensor = first.new_empty(T, B, output.width)
+            outputs.append(tensor)
+            arguments += (tensor.data_ptr(), *tensor.stride()[:2])
+        return outputs

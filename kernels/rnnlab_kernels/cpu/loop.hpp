@@ -67,16 +67,15 @@ struct Call {
   }
 };
 
-static void put_row(const Steps& to, long b, const S* from, const S* more, long width) {
+template <typename E> void put_row(E* to, const S* from, const S* more, long width) {
   for (long j = 0; j < width; j += VL) {
     V x = load(from + j, width - j);
     if (more) x = x + load(more + j, width - j);
-    store(to.at(0, b) + j, x, width - j);
+    store(to + j, x, width - j);
   }
 }
-static void get_row(S* to, const Steps& from, long b, long width) {
-  for (long j = 0; j < width; j += VL) store(to + j, load(from.at(0, b) + j, width - j), width - j);
-}
+// A caller's initial and final states are of the type of the arithmetic, whatever the sequences are stored in.
+INLINE S* state_row(const Steps& states, long b) { return (S*)states.p + b * states.b_stride; }
 
 // The whole sequence for the rows of one group: batch[0], batch[stride], ... by falling length.
 struct Rows {
@@ -108,10 +107,10 @@ struct Rows {
     for (int s = 0; s < p.states; s++) {
       const long width = p.state_widths[s], ld = LD(width);
       S* state = c.cur[s] + r * ld;
-      get_row(state, call.initial[s], row(r), width);
+      put_row(state, state_row(call.initial[s], row(r)), nullptr, width);
       const int before = p.before[s];
       if (before >= 0 && !call.out[before].p)  // its place in the sequence that both outputs share
-        put_row({(STORED*)call.out[before].t_stride, 0, call.out[before].b_stride}, row(r), state, nullptr, width);
+        put_row((STORED*)call.out[before].t_stride + row(r) * call.out[before].b_stride, state, nullptr, width);
       if (call.backwards) __builtin_memcpy(c.nxt[s] + r * ld, state, ld * sizeof(S));
       if (p.adjoint && call.resets) __builtin_memset(c.restarted[s] + r * ld, 0, ld * sizeof(S));
     }
@@ -120,7 +119,7 @@ struct Rows {
     for (int s = 0; s < p.states; s++) {
       const long at = r * LD(p.state_widths[s]);
       const S* more = p.adjoint && call.resets ? c.restarted[s] + at : nullptr;
-      put_row(call.final[s], row(r), c.cur[s] + at, more, p.state_widths[s]);
+      put_row(state_row(call.final[s], row(r)), c.cur[s] + at, more, p.state_widths[s]);
     }
   }
   // Lists the virtual rows of a chunk, and clears what lies past a row's length. Returns how many there are.
@@ -143,7 +142,8 @@ struct Rows {
     for (long r = r0; r < r1 && r < n; r++)
       if (restarts(t, r))
         for (int s = 0; s < p.states; s++)
-          get_row(c.cur[s] + r * LD(p.state_widths[s]), call.initial[s], row(r), p.state_widths[s]);
+          put_row(c.cur[s] + r * LD(p.state_widths[s]), state_row(call.initial[s], row(r)), nullptr,
+                  p.state_widths[s]);
     c.wait();
   }
   void restart_after(long t, long n) {
@@ -233,10 +233,11 @@ static void sort_rows(Call& call, int* places) {
   for (long b = 0; b < call.B; b++) call.order[places[call.T - call.length(b)]++] = (int)b;
 }
 
-// How the threads divide the work: by rows, unless there are too few to keep the registers busy.
+// How the threads divide the work: by rows, unless there are fewer rows than threads and a step is long enough for a
+// meeting after each of its stages.
 static void share(Call& call, int threads, long sharing) {
   call.threads = call.T * call.B * call.p.flops < 200000 ? 1 : threads;
-  call.columns = call.threads > 1 && (sharing ? sharing == 2 : call.B < 4 * call.threads);
+  call.columns = call.threads > 1 && (sharing ? sharing == 2 : call.B < call.threads && call.B * call.p.flops >= 40000);
   if (!call.columns && call.threads > call.B) call.threads = (int)call.B;
 }
 
