@@ -6,6 +6,7 @@ its name and returns an exit status. Nothing here imports torch, Lightning or Hy
 Exit status: 0 done, 1 failed, 2 refused (the user's input), 130 interrupted.
 """
 
+import contextlib
 import difflib
 import os
 import sys
@@ -77,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
         hint = f"did you mean {near[0]}?" if near else "`rnnlab --help` lists the commands"
         return _refuse(f"there is no command {name!r}; {hint}")
+    with contextlib.suppress(FileNotFoundError):  # the working folder may be gone
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())  # a user's own cells are named by their module
     debug = bool(os.environ.get("RNNLAB_DEBUG"))
     if "--debug" in (rest[: rest.index("--")] if "--" in rest else rest):
         rest.remove("--debug")
