@@ -165,11 +165,16 @@ def _run(
         x_t = sample(x)
         states_t = tuple(sample(s) for s in states)
         noise_t = tuple(sample(value, per != "call") for value, per in noise)
-        recorder.enter(x_t, "x", "x", given=True)
-        for i, state in enumerate(states_t):
+        # A view of all of an argument takes its place in the recorder, so its value is kept here.
+        x_value = recorder.enter(x_t, "x", "x", given=True)
+        state_values = tuple(
             recorder.enter(state, f"state{i}", "state", given=True, index=i)
-        for i, (value, (_, per)) in enumerate(zip(noise_t, noise, strict=True)):
+            for i, state in enumerate(states_t)
+        )
+        noise_values = tuple(
             recorder.enter(value, f"noise{i}", "noise", given=True, per=per, index=i)
+            for i, (value, (_, per)) in enumerate(zip(noise_t, noise, strict=True))
+        )
         try:
             with recorder:
                 output, new = step(cell, spec, x_t, states_t, noise_t)
@@ -178,7 +183,7 @@ def _run(
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             raise Unsupported(f"a step raises {type(error).__name__}: {lines[0]}") from error
-        return recorder.finish(x_t, states_t, noise_t, output, new)
+        return recorder.finish(x_value, state_values, noise_values, output, new)
 
 
 @contextmanager
@@ -360,16 +365,18 @@ class _Recorder(TorchDispatchMode):
             if known[0] == identity[0] and known != identity and not mine.isdisjoint(_elements(other)):
                 self.stale.add(known)
 
-    def finish(self, x: Tensor, states: State, noise: Sequence[Tensor], output: Tensor, new: State) -> Trace:
+    def finish(
+        self, x: Value, states: tuple[Value, ...], noise: tuple[Value, ...], output: Tensor, new: State
+    ) -> Trace:
         """The recorded step, from its arguments to its results."""
         self.source = ""
         for got, old in zip(new, states, strict=True):
-            if got.shape != old.shape:
-                raise Unsupported(f"a state of shape {_star(old)} becomes {_star(got)}")
+            if tuple(got.shape) != old.shape:
+                raise Unsupported(f"a state of shape {_star(old.shape)} becomes {_star(got.shape)}")
         return Trace(
-            self.values_of(x),
-            tuple(self.values_of(s) for s in states),
-            tuple(self.values_of(n) for n in noise),
+            x,
+            states,
+            noise,
             tuple(self.parameters),
             tuple(self.constants),
             tuple(self.operations),
@@ -377,13 +384,9 @@ class _Recorder(TorchDispatchMode):
             tuple(self.read(n) for n in new),
         )
 
-    def values_of(self, tensor: Tensor) -> Value:
-        """The value that was given for an argument."""
-        return self.values[_identity(tensor)]
 
-
-def _star(tensor: Tensor) -> list[Any]:
-    return ["B", *tensor.shape[1:]]
+def _star(shape: Sequence[Any]) -> list[Any]:
+    return ["B", *shape[1:]]
 
 
 def _tensors(cell: nn.Module) -> Iterator[tuple[str, Tensor]]:
