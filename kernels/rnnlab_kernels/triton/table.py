@@ -28,8 +28,8 @@ class Winner:
 
 
 def path() -> Path:
-    """Where the table is kept: `$RNNLAB_CACHE`, else `rnnlab` in the user's cache folder."""
-    base = os.environ.get("RNNLAB_CACHE")
+    """Where the table is kept: `$RNNLAB_CACHE_DIR`, else `rnnlab` in the user's cache folder."""
+    base = os.environ.get("RNNLAB_CACHE_DIR")
     if base:
         return Path(base) / "tune.json"
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
