@@ -19,7 +19,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.skipif(toolchain.missing() is not None, reason=str(toolchain.missing()))
 
-RANDOM = 60
+RANDOM = 40
 BY_HAND = step_programs.by_hand()
 
 
@@ -52,17 +52,16 @@ def assert_agrees(kernel: Kernel, T: int, B: int, seed: int, sharing: int, **how
 
 
 @pytest.mark.parametrize("number", range(len(BY_HAND)))
-@pytest.mark.parametrize(("T", "B"), [(1, 1), (7, 13), (40, 2)])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (5, 13), (17, 2)])
 def test_every_structure(number, T, B):
     kernel = kernels(torch.float64)[number]
     torch.set_num_threads(2)
     for case in range(8):
         how = options(T, B, bool(case & 1), bool(case & 2), bool(case & 4))
-        for sharing in (1, 2):
-            assert_agrees(kernel, T, B, 0, sharing, **how)
+        assert_agrees(kernel, T, B, 0, sharing=1 + (case + number) % 2, **how)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     number=st.integers(0, len(BY_HAND) + RANDOM - 1),
     T=st.integers(1, 9),
