@@ -49,10 +49,12 @@ class Split:
         by_value = {output.value: tensor for output, tensor in zip(self.loop.outputs, stored, strict=True)}
         values = _run(self.after, {**values, **by_value}, list(values.values()))
         valid = None
-        results = []
+        results: list[Tensor] = []
         for output in self.program.outputs:
             if output.value in by_value:
-                results.append(by_value[output.value])
+                first = by_value[output.value]
+                shared = any(result is first for result in results)
+                results.append(first.clone() if shared else first)
                 continue
             result = values[output.value].expand(*size, output.width)
             if lengths is not None:
@@ -60,7 +62,7 @@ class Split:
                     steps = torch.arange(size[0], device=lengths.device)
                     valid = (steps[:, None] < lengths)[..., None]
                 result = torch.where(valid, result, 0)
-            results.append(result.contiguous())
+            results.append(result.clone(memory_format=torch.contiguous_format))
         return results
 
 
