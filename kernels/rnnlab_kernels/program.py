@@ -327,10 +327,15 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Operand:
-    """What a contraction reads, [T, B, width]: number `index` of the adjoint Program's inputs or outputs."""
+    """What a contraction reads, [T, B, width]: number `index` of the adjoint Program's inputs or outputs.
+
+    With `width`, it is the columns [start, start + width) alone.
+    """
 
     source: Literal["input", "output"]
     index: int
+    start: int = 0
+    width: int | None = None
 
 
 def interpret(

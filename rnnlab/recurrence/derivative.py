@@ -62,6 +62,8 @@ class Derivative:
 
     def width(self, operand: Operand) -> int:
         """The width of what a contraction reads."""
+        if operand.width is not None:
+            return operand.width
         adjoint = self.adjoint
         return (adjoint.inputs if operand.source == "input" else adjoint.outputs)[operand.index].width
 
@@ -98,6 +100,32 @@ class _Sum:
     @property
     def operands(self) -> list[int]:
         return [v for v in (self.part.left, self.part.right) if v is not None]
+
+
+class _Stores:
+    """The outputs of an adjoint: none of them twice, and none that is a part of another."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.values: dict[int, str] = {}
+        self.parts: dict[int, Operand] = {}
+
+    def whole(self, value: int, name: str) -> int:
+        """The number of the output that holds a value."""
+        if value not in self.values:
+            self.values[value] = name
+            node = self.builder.defined.get(value)
+            start = 0
+            for part in node.inputs if node is not None and node.op == "cat" else ():
+                width = self.builder.widths[part]
+                self.parts.setdefault(part, Operand("output", len(self.values) - 1, start, width))
+                start += width
+        return list(self.values).index(value)
+
+    def operand(self, value: int, name: str) -> Operand:
+        """Where a contraction finds a value."""
+        found = self.parts.get(value)
+        return Operand("output", self.whole(value, name)) if found is None or value in self.values else found
 
 
 def strip(program: Program) -> Program:
@@ -278,6 +306,7 @@ class _Adjoint:
                 rows.append((i, build.spread(self._total(value), item.width)))
         results = [*nexts, *(v for _, v in rows), *(v for s in sums for v in s.operands)]
         chosen = self._kept(set(results)) if kept is None else {self.moved[v] for v in kept}
+        sums = self._together(sums, chosen)
         forward, stored = self._forward(chosen)
         return self._assemble(forward, stored, nexts, rows, sums)
 
@@ -290,6 +319,23 @@ class _Adjoint:
         if plain and [0, *(b for _, b in spans)] == [*(a for a, _ in spans), width]:
             plain = [_Part(0, width, self._total(value, plain))]
         return [*products, *(replace(p, right=build.spread(p.right, p.stop - p.start)) for p in plain)]
+
+    def _together(self, sums: Sequence[_Sum], chosen: set[int]) -> list[_Sum]:
+        """Products for neighbouring columns of one parameter in one, where their factors must be stored."""
+        build = self.builder
+        result = [s for s in sums if s.kind != "product"]
+        for i in dict.fromkeys(s.input for s in sums if s.kind == "product"):
+            products = [s for s in sums if s.kind == "product" and s.input == i]
+            products.sort(key=lambda s: s.part.start)
+            lefts = [s.part.left for s in products if s.part.left is not None]
+            rights = [s.part.right for s in products]
+            meet = all(a.part.stop == b.part.start for a, b in pairwise(products))
+            if len(products) > 1 and meet and not any(v in chosen or v in self.inputs for v in lefts):
+                first, last = products[0].part, products[-1].part
+                part = _Part(first.start, last.stop, build.cat(rights), build.cat(lefts))
+                products = [_Sum("product", i, part)]
+            result += products
+        return result
 
     def _late(self) -> set[int]:
         """The values that depend on a gradient: the adjoint loop alone can compute them."""
@@ -385,30 +431,31 @@ class _Adjoint:
         for node in old.nodes:
             if node.value in needed and node.value not in at:
                 at[node.value] = new.again(node, tuple(at[v] for v in node.inputs))
-        stores: dict[int, str] = {}
-
-        def store(value: int, name: str) -> int:
-            stores.setdefault(at[value], name)
-            return list(stores).index(at[value])
+        stores = _Stores(new)
 
         def operand(value: int, name: str) -> Operand:
             if value in fed and new.inputs[fed[value]].per == "step":
                 return Operand("input", fed[value])
-            return Operand("output", store(value, name))
+            return stores.operand(at[value], name)
 
-        row_outputs = tuple((i, store(v, f"grad_{program.inputs[i].name}")) for i, v in rows)
-        contractions = []
-        for item in sums:
+        row_outputs = tuple((i, stores.whole(at[v], f"grad_{program.inputs[i].name}")) for i, v in rows)
+        # The widest first, so that those of single gates are found to be columns of theirs.
+        order = sorted(range(len(sums)), key=lambda i: -old.widths[sums[i].part.right])
+        contractions = {}
+        for number in order:
+            item = sums[number]
             name, part = program.inputs[item.input].name, item.part
-            left = None if part.left is None else operand(part.left, f"left_{name}")
             right = operand(part.right, f"right_{name}")
-            contractions.append(Contraction(item.kind, item.input, left, right, part.transposed, part.start))
-        adjoint = new.program([at[v] for v in nexts], stores.items(), adjoint=True)
+            left = None if part.left is None else operand(part.left, f"left_{name}")
+            contractions[number] = Contraction(
+                item.kind, item.input, left, right, part.transposed, part.start
+            )
+        adjoint = new.program([at[v] for v in nexts], stores.values.items(), adjoint=True)
         return Derivative(
             strip(forward),
             tidy(strip(adjoint)),
             tuple(feeds),
             row_outputs,
-            tuple(dict.fromkeys(contractions)),
+            tuple(dict.fromkeys(contractions[i] for i in range(len(sums)))),
             forward,
         )

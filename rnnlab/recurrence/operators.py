@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 import torch
-from rnnlab_kernels.program import Contraction, Program, contract_all, interpret
+from rnnlab_kernels.program import Contraction, Operand, Program, contract_all, interpret
 from torch import Tensor, nn
 
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
@@ -228,10 +228,8 @@ def _execute_adjoint(
     lefts: list[Tensor | None] = []
     rights: list[Tensor] = []
     for left, right in plan.operands:
-        a = None if left is None else (feeds if left.source == "input" else stored)[left.index]
-        b = (feeds if right.source == "input" else stored)[right.index]
-        lefts.append(a if a is None or rows is None else rows.take(a, left))
-        rights.append(b if rows is None else rows.take(b, right))
+        lefts.append(None if left is None else _operand(left, feeds, stored, rows))
+        rights.append(_operand(right, feeds, stored, rows))
     together = getattr(run, "contract_all", contract_all)
     for part, targets in zip(together(plan.sums, lefts, rights), plan.targets, strict=True):
         for i, start in targets:
@@ -244,6 +242,16 @@ def _execute_adjoint(
                 # Never in place: several parameters may share the tensor.
                 found[i] = part if so_far is None else so_far + part
     return found, states
+
+
+def _operand(
+    operand: Operand, feeds: Sequence[Tensor], stored: Sequence[Tensor], rows: _Rows | None
+) -> Tensor:
+    """What a contraction reads."""
+    tensor = (feeds if operand.source == "input" else stored)[operand.index]
+    if rows is not None:
+        tensor = rows.take(tensor, (operand.source, operand.index))
+    return tensor if operand.width is None else tensor.narrow(2, operand.start, operand.width)
 
 
 class _Rows:

@@ -188,7 +188,19 @@ class Builder:
         return self.node("where", (mask, x, y), max(self.widths[v] for v in (mask, x, y)))
 
     def sum(self, x: int) -> int:
-        return x if self.widths[x] == 1 else self.node("sum", (x,), 1)
+        """The sum of a row; what is the same in all its columns is taken out of it."""
+        if self.widths[x] == 1:
+            return x
+        node = self.defined.get(x)
+        if node is not None and node.op == "neg":
+            return self.unary("neg", self.sum(node.inputs[0]))
+        if node is not None and node.op in ("mul", "div"):
+            a, b = node.inputs
+            if self.widths[b] == 1:
+                return self.binary(node.op, self.sum(a), b)
+            if self.widths[a] == 1 and node.op == "mul":
+                return self.binary("mul", a, self.sum(b))
+        return self.node("sum", (x,), 1)
 
     def amax(self, x: int) -> int:
         return x if self.widths[x] == 1 else self.node("amax", (x,), 1)
@@ -365,13 +377,18 @@ def tidy(program: Program) -> Program:
     change (parameters, then inputs, then states), so that the constant part is computed once.
     """
     program = live(rebuild(program)[0])
-    for _ in range(20):
-        before = program
+    for _ in range(8):
+        before = _size(program)
         program = live(rebuild(program, _narrow(program))[0])
         program = live(rebuild(_regroup(program))[0])
-        if program.key == before.key:
+        if _size(program) == before:
             break
     return program
+
+
+def _size(program: Program) -> Counter[tuple[str, int]]:
+    """What changes as long as a pass still finds something to do."""
+    return Counter((node.op, node.width) for node in program.nodes)
 
 
 def _narrow(program: Program) -> Callable[[Builder, Node, tuple[int, ...]], int]:
