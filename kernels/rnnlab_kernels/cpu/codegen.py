@@ -175,6 +175,7 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
         lines = [
             f"  constexpr long W = {each.width}, P = {count}, PER = per_block(P), ALL = vectors(W);",
             "  constexpr long BLOCKS = (ALL + PER - 1) / PER;",
+            '  static_assert(P * PER <= MOST_SUMS, "too many sums at once");',
             "  const long begin = BLOCKS * c.part / c.parts, end = BLOCKS * (c.part + 1) / c.parts;",
             "  for (long block = begin; block < end; block++) {",
             "    const long first = block * PER, here = ALL - first < PER ? ALL - first : PER;",

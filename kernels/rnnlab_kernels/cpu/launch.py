@@ -20,6 +20,9 @@ from rnnlab_kernels.program import contract as reference_contract
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
+MOST_PRODUCTS = 64
+"""How many products with one factor are found together."""
+
 _forked = False
 
 
@@ -83,6 +86,9 @@ def contract_all(
             assert left is not None
             first, second = (right, left) if contraction.transposed else (left, right)
             group = groups.setdefault(id(first), _Group(first))
+            if len(group.products) == MOST_PRODUCTS:
+                results[number] = reference_contract(contraction, left, right)
+                continue
             result = results[number] = first.new_empty(first.shape[2], second.shape[2])
             group.products.append((second, result))
     for number, right in enumerate(rights):
