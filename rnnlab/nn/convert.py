@@ -56,13 +56,13 @@ def to_torch(network: DeepRNN) -> nn.RNNBase:
 
 
 def skeleton(module: nn.RNNBase, *, backend: str = "auto") -> DeepRNN:
-    """A `DeepRNN` with the structure of `module`, whose parameters are without values (on device "meta")."""
+    """A `DeepRNN` on the CPU with the structure of `module`, whose parameters have no values yet."""
     from rnnlab.nn.deep import DeepRNN
 
     if not isinstance(module, nn.RNNBase):
         raise TypeError(f"expected an nn.RNN, nn.LSTM or nn.GRU, got {type(module).__name__}")
-    projected = module.proj_size > 0
-    return DeepRNN(
+    projected = {"proj_size": module.proj_size} if module.proj_size > 0 else {}
+    network = DeepRNN(
         "projected_lstm" if projected else _CELLS[module.mode],
         module.input_size,
         module.hidden_size,
@@ -71,11 +71,19 @@ def skeleton(module: nn.RNNBase, *, backend: str = "auto") -> DeepRNN:
         batch_first=module.batch_first,
         dropout=module.dropout,
         bidirectional=module.bidirectional,
-        cell_options={"proj_size": module.proj_size} if projected else None,
+        # Nothing is drawn, so that the random numbers of whoever converts stay as they were.
+        cell_options={"init": _leave, **projected},
         backend=backend,
-        device="meta",
+        device="cpu",
         dtype=module.all_weights[0][0].dtype,
     )
+    for layer in network._recurrences():
+        layer.cell.init = "torch"  # type: ignore[assignment]
+    return network
+
+
+def _leave(cell: nn.Module) -> None:
+    """An initialiser that leaves the parameters as they are."""
 
 
 def names(network: DeepRNN) -> Iterator[tuple[nn.Module, str, str]]:

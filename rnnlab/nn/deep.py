@@ -285,7 +285,10 @@ class DeepRNN(nn.Module):
         return outputs, final
 
     def _runs_whole(self, x: Tensor, lengths: Lengths | None, resets: Tensor | None) -> bool:
-        """Whether one call of PyTorch's kernel does all layers: in a plain stack that it would run anyway."""
+        """Whether one call of PyTorch's kernel does all layers: in a plain stack that it would run anyway.
+
+        It is there for cuDNN, which can overlap the layers of one call; on a CPU it is no faster than layers.
+        """
         if len(self._states.specs) == 1 or resets is not None:
             return False
         return self._torch_is_chosen(x, lengths is not None) and self._not_plain() is None

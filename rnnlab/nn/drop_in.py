@@ -25,6 +25,7 @@ class _ByBackend(nn.RNNBase):
         choice.check_name(backend)
         super().__init__(*args, **kwargs)
         self.backend = backend
+        self._network()  # here and not at the first call, which `torch.compile` may be tracing
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As in `torch.nn`: outputs and final state, for a tensor or a `PackedSequence`."""

@@ -254,3 +254,12 @@ def test_the_backend_is_checked_and_can_be_changed():
     ours.backend = "eager"
     assert repr(ours) == "LSTM(3, 4, backend='eager')"
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_compiles_with_a_graph_break_as_torchs_or_whole_where_it_is_allowed(allowed):
+    _, ours = pair("LSTM", num_layers=2)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(allow_rnn=allowed):
+        traced = torch.compile(ours, backend="eager", fullgraph=allowed)
+        torch.testing.assert_close(traced(x), ours(x))
