@@ -65,12 +65,14 @@ def saved_bytes(forward: Callable[[], object], own: Iterable[Tensor]) -> int:
     return total
 
 
-def matmul_flops(run: Callable[[int], Any], length: int) -> int:
-    """Floating-point operations of the matrix products in `run(length)`, whose work is linear in length."""
+def matmul_flops(prepare: Callable[[int], Callable[[], Any]], length: int) -> int:
+    """Floating-point operations of the matrix products in `prepare(length)()`, linear in length."""
 
     def count(steps: int) -> int:
+        run = prepare(steps)
+        run()  # a first call may look around before it computes
         with FlopCounterMode(display=False) as counter:
-            run(steps)
+            run()
         return int(counter.get_total_flops())
 
     if length <= 3:

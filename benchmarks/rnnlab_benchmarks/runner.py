@@ -156,8 +156,8 @@ def _flops(problem: Problem) -> dict[str, int]:
 
     length = problem.case.shape.T
     return {
-        "inference": measure.matmul_flops(lambda steps: at(steps).infer(), length),
-        "train": measure.matmul_flops(lambda steps: at(steps).train(), length),
+        "inference": measure.matmul_flops(lambda steps: at(steps).infer, length),
+        "train": measure.matmul_flops(lambda steps: at(steps).train, length),
     }
 
 

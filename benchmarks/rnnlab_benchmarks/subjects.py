@@ -34,7 +34,8 @@ class Problem:
         shape, dtype = case.shape, getattr(torch, case.dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            cell = cells.find(case.cell)(shape.I, shape.H).to(dtype)
+            options = {"proj_size": (shape.H + 1) // 2} if case.cell == "projected_lstm" else {}
+            cell = cells.find(case.cell)(shape.I, shape.H, **options).to(dtype)
             x = torch.randn(shape.T, shape.B, shape.I, dtype=dtype)
             width = Recurrence(cell).spec(x[0]).output_shape
             cotangent = torch.randn(shape.T, shape.B, *width, dtype=dtype)

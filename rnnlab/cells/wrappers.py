@@ -195,8 +195,8 @@ class WeightDrop(Wrapper):
     Args:
         cell: any cell.
         p: the probability to drop a weight. ValueError outside [0, 1).
-        weights: which parameters, as a shell pattern or several, matched against the last part of their
-            names. ValueError if none matches.
+        weights: which parameters, as a shell pattern or several for the end of their names ("weight_hh*",
+            "across.weight"). ValueError if none matches.
 
     Source: Merity, Keskar and Socher (2018), "Regularizing and optimizing LSTM language models", section 3.
     """
@@ -207,7 +207,7 @@ class WeightDrop(Wrapper):
         self.weights = (weights,) if isinstance(weights, str) else tuple(weights)
         names = [name for name, _ in cell.named_parameters()]
         self._names = tuple(
-            name for name in names if any(fnmatchcase(name.rpartition(".")[2], w) for w in self.weights)
+            name for name in names if any(fnmatchcase(end, w) for w in self.weights for end in _ends(name))
         )
         if not self._names:
             raise ValueError(
@@ -264,8 +264,8 @@ class RecurrentDropout(WeightDrop):
     Args:
         cell: any cell.
         p: the probability to drop a unit. ValueError outside [0, 1).
-        weights: the recurrent parameters, as a shell pattern or several, matched against the last part of
-            their names. ValueError if none matches.
+        weights: the recurrent parameters, as a shell pattern or several for the end of their names.
+            ValueError if none matches.
 
     Source: Gal and Ghahramani (2016), "A theoretically grounded application of dropout in recurrent neural
     networks", where the masks are equally derived as dropped columns; without memory loss as in Semeniuta,
@@ -274,6 +274,12 @@ class RecurrentDropout(WeightDrop):
 
     def mask_shape(self, weight: Tensor) -> tuple[int, ...]:
         return tuple(weight.shape[-1:])
+
+
+def _ends(name: str) -> list[str]:
+    """`a.b.c`, `b.c` and `c`."""
+    parts = name.split(".")
+    return [".".join(parts[k:]) for k in range(len(parts))]
 
 
 def _bernoulli(shape: tuple[int, ...], p: float, device: torch.device, dtype: torch.dtype) -> Tensor:

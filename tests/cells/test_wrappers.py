@@ -135,6 +135,17 @@ def test_recurrent_weights_are_found_by_name_in_every_shipped_cell():
             assert name in ("min_gru", "min_lstm")
 
 
+def test_weights_are_named_by_the_end_of_their_names():
+    class Linears(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inward, self.across = nn.Linear(I, H), nn.Linear(H, H)
+
+    drop = WeightDrop(WeightDrop(Linears(), 0.1, "across.weight"), 0.2, ["inward.*"])
+    assert drop._names == ("cell.inward.weight", "cell.inward.bias")
+    assert drop.cell._names == ("across.weight",)
+
+
 ORDERS = [
     lambda cell: Zoneout(WeightDrop(RecurrentDropout(cell, 0.2), 0.3), 0.1),
     lambda cell: WeightDrop(Zoneout(RecurrentDropout(cell, 0.2), 0.1), 0.3),
