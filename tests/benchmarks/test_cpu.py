@@ -76,7 +76,9 @@ def test_operations_of_the_matrix_products():
     assert 2.8 * forward < run_at("train") <= 3 * forward
 
 
-@pytest.mark.parametrize("name", ["aten", "eager", "fused", "jax", "scan"])
+@pytest.mark.parametrize(
+    "name", ["aten", "eager", "fused", "jax", pytest.param("scan", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "lem"])
 def test_every_subject_computes_the_same(name, cell):
     case = Case(cell, "train", SMALL)
