@@ -203,7 +203,7 @@ class LanguageData(DataModule):
         return TokenStreams(
             tokens,
             each * replicas,
-            opening=2,
+            opening=self.vocabulary.encode([EOS])[0],
             whole=not train,
             num_replicas=replicas,
             rank=trainer.global_rank if trainer else 0,
