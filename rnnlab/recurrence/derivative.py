@@ -428,6 +428,9 @@ class _Adjoint:
                 needed.add(value)
                 if not read(value):
                     stack.extend(nodes[value].inputs)
+        if not any(item.per == "step" for item in new.inputs):
+            # Something must tell how many steps and rows there are.
+            read(next(value for value, i in self.inputs.items() if program.inputs[i].per == "step"))
         for node in old.nodes:
             if node.value in needed and node.value not in at:
                 at[node.value] = new.again(node, tuple(at[v] for v in node.inputs))

@@ -31,10 +31,13 @@ class Fused:
         return refusal(call.cell, call.spec, plans.describe(call), kernel_dtype(call))
 
     def measured_fastest(self, call: Call) -> bool:
-        """Whether `rnnlab tune` found these kernels faster than PyTorch's own on this GPU.
+        """Whether these kernels are known to be faster than PyTorch's own.
 
-        Like a refusal, it looks at nothing but what `call.signature()` covers.
+        On a CPU they are, for all three standard cells (`rnnlab bench cpu`); on a GPU where `rnnlab tune` found
+        so. Like a refusal, it looks at nothing but what `call.signature()` covers.
         """
+        if call.x.device.type == "cpu":
+            return True
         if call.x.device.type != "cuda" or torch.compiler.is_compiling():
             return False
         plan, _ = plans.find(call)
@@ -65,7 +68,14 @@ def refusal(
     if run is None:
         return f"there are no generated kernels for {device.type!r}"
     plan, _ = plans.bound(cell, spec, description)
-    return plan if isinstance(plan, str) else run.refusal(plan.compiled.program, dtype)
+    if isinstance(plan, str):
+        return plan
+    reason = run.refusal(plan.compiled.program, dtype)
+    if reason is None and device.type == "cuda" and torch.is_grad_enabled():
+        # A kernel for a GPU may be refused for its size, and the backward's is the larger one.
+        derivative = plan.compiled.derivative()
+        reason = run.refusal(derivative.forward, dtype) or run.refusal(derivative.adjoint, dtype)
+    return reason
 
 
 def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, State]:
@@ -82,11 +92,13 @@ def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, Stat
         inputs.append(resets.unsqueeze(2).to(dtype))
         inputs += [s.reshape(batch, -1) for s in call.restart]
         resets = None
-    inputs = [t if t.dtype == dtype else t.to(dtype) for t in inputs]
+    for i, tensor in enumerate(inputs):
+        if tensor.dtype is not dtype:
+            inputs[i] = tensor.to(dtype)
     requires: tuple[bool, ...] | None = None
     if torch.is_grad_enabled():
         requires = tuple([t.requires_grad for t in inputs])
-        if True not in requires and not any(s.requires_grad for s in states):
+        if True not in requires and not any([s.requires_grad for s in states]):  # noqa: C419 (quicker)
             requires = None
     outputs, finals = recurrence(
         plan.entry(requires, restart), inputs, states, call.lengths, resets, call.reverse

@@ -89,7 +89,7 @@ class Bound:
         for number, dtype, index, name, kind, shape in self._reads:
             attributes = modules[index].__dict__
             tensor = (attributes[kind] if kind else attributes).get(name)
-            if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
+            if tensor is None or tensor.dtype is not dtype or tensor.shape != shape:
                 return None
             found[number] = tensor
         for (i, name), (j, other) in self._ties:
@@ -103,35 +103,55 @@ class _Settings:
 
     def __init__(self, module: nn.Module) -> None:
         self.module: ReferenceType[nn.Module] = ref(module)
+        self.type = type(module)
         self.forward = type(module).forward
         self.children = [(name, ref(child)) for name, child in module._modules.items() if child is not None]
-        self.count = len(module.__dict__)
+        self.names = tuple(module.__dict__)
+        # Held, so that the identity of a plain value is never that of another; what could refer to the
+        # module is held weakly.
+        self.held: list[Any] = []
         self.plain: list[tuple[str, Any]] = []
+        self.containers: list[tuple[str, Any]] = []
         self.other: list[tuple[str, Callable[[], Any]]] = []
+        self._see(module)
         for name, value in module.__dict__.items():
             if name in _COMMON or isinstance(value, Tensor):
                 continue
             if isinstance(value, _PRIMITIVE):
                 self.plain.append((name, value))
             elif isinstance(value, list | dict | set | tuple):
-                self.plain.append((name, _token(value)))
+                self.containers.append((name, _token(value)))
             else:
                 self.other.append((name, _reference(value)))
+
+    def _see(self, module: nn.Module) -> None:
+        values = module.__dict__.values()
+        self.identities = [*map(id, values)]
+        self.held = [value for value in values if isinstance(value, _PRIMITIVE)]
 
     def hold(self, module: nn.Module) -> bool:
         """Whether a module is still what it was."""
         attributes = module.__dict__
-        if len(attributes) != self.count or type(module).forward is not self.forward:
+        if [*map(id, attributes.values())] != self.identities:
+            if tuple(attributes) != self.names:
+                return False
+            for name, value in self.plain:
+                now = attributes[name]
+                if now is not value and (type(now) is not type(value) or now != value):
+                    return False
+            self._see(module)
+        if self.type.forward is not self.forward or type(module) is not self.type:
             return False
-        for name, value in self.plain:
-            now = attributes.get(name, self)
-            if now is not value and _token(now) != value:
+        for name, token in self.containers:
+            if _token(attributes[name]) != token:
                 return False
         for name, reference in self.other:
-            if attributes.get(name) is not reference():
+            if attributes[name] is not reference():
                 return False
-        children = module._modules
-        return all(children.get(name) is child() for name, child in self.children)
+        if self.children:
+            children = module._modules
+            return all(children.get(name) is child() for name, child in self.children)
+        return True
 
 
 def _reference(value: Any) -> Callable[[], Any]:

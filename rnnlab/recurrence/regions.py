@@ -13,7 +13,7 @@ Legend: `T` time, `B` batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -227,8 +227,13 @@ def _lower(
         vector = lowering.vector(row.columns.reshape(-1))
         outputs.append((builder.spread(vector, _width(value)), value.name))
     program = builder.program(nexts, outputs)
-    # What no node reads (a parameter that only a readout uses) is no input of the Program.
+    # What no node reads (a parameter that only a readout uses) is no input of the Program; but something must
+    # tell how many steps and rows there are.
     read_values = {v for n in program.nodes for v in n.inputs} | {v for v, _ in outputs} | set(nexts)
+    steps = [item.value for item in program.inputs if item.per == "step"]
+    if read_values.isdisjoint(steps):
+        read_values.add(steps[0] if steps else _unread(trace.x, dtype, feed))
+        program = builder.program(nexts, outputs)
     kept = [i for i, item in enumerate(program.inputs) if item.value in read_values]
     program = Program(tuple(program.inputs[i] for i in kept), program.states, program.nodes, program.outputs)
     fed = [feeds[i] for i in kept]
@@ -253,6 +258,13 @@ def _lower(
         regions,
         frozenset(in_program),
     )
+
+
+def _unread(x: Value, dtype: torch.dtype, feed: Callable[[Value, str, int], int]) -> int:
+    """The input of a step that reads none."""
+    if x.dtype != dtype:
+        raise Unsupported(f"a step that reads nothing of its input, and {x.dtype} at that")
+    return feed(x, "step", _width(x))
 
 
 def _ordered(values: set[Value], operations: Iterable[Operation]) -> list[Value]:
