@@ -84,6 +84,9 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             started=lambda case: status.update(f"{case}  ({len(results) + 1} of {len(chosen)})"),
         ):
             results.append(measured)
+            if not console.is_terminal:  # a log shows how far it came
+                shown = ", ".join(f"{name} {time_ms:.3f}" for name, time_ms in measured.times_ms.items())
+                console.print(f"{measured.case}: {shown}", markup=False, highlight=False)
     report.show(console, results, peak_gflops)
     summary: dict[str, Any] = {"machine": machine, "peak_gflops": peak_gflops}
     found = report.verdicts(results, peak_gflops)

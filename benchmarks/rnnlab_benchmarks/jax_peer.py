@@ -55,8 +55,9 @@ class _JaxRunner:
 
         self._forward, self._train, self._block = jax.jit(forward), jax.jit(train), jax.block_until_ready
 
-    def infer(self) -> Any:
-        return self._block(self._forward(self.parameters, self.x))
+    def infer(self) -> Tensor:
+        outputs, _ = self._block(self._forward(self.parameters, self.x))
+        return torch.from_dlpack(outputs)
 
     def train(self) -> Any:
         return self._block(self._train(self.parameters, self.x, self.cotangent))
@@ -64,7 +65,7 @@ class _JaxRunner:
     def results(self) -> dict[str, Tensor]:
         import numpy as np
 
-        outputs, final = self.infer()
+        outputs, final = self._block(self._forward(self.parameters, self.x))
         parameters, x = self.train()
         found = {"outputs": outputs, "gradient of inputs": x}
         found |= {f"final state {k}": state for k, state in enumerate(final)}

@@ -95,9 +95,11 @@ class TorchRunner:
         outputs.backward(self.cotangent)
 
     def results(self) -> dict[str, Tensor]:
-        with torch.no_grad():
-            outputs, final = self.forward(self.x)
-        self.train()
+        for tensor in (self._input, *self.parameters.values()):
+            tensor.grad = None
+        outputs, final = self.forward(self._input)
+        outputs.backward(self.cotangent)
+        outputs, final = outputs.detach(), tuple(s.detach() for s in final)
         found = {"outputs": outputs} | {f"final state {k}": state for k, state in enumerate(final)}
         named = {"inputs": self._input, **self.parameters}
         return found | {f"gradient of {k}": t.grad for k, t in named.items() if t.grad is not None}
