@@ -241,7 +241,7 @@ def _hypot(x: Tensor, y: Tensor) -> Tensor:
 
 @_decomposes(aten.glu.default)
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
-    value, gate = x.chunk(2, dim)
+    value, gate = x.split(x.shape[dim] // 2, dim)
     return value * torch.sigmoid(gate)
 
 
@@ -277,7 +277,7 @@ def _fused_lstm(
     gates = inputs + hidden
     for bias in (bias_ih, bias_hh):
         gates = gates if bias is None else gates + bias
-    i, f, g, o = gates.chunk(4, 1)
+    i, f, g, o = gates.split(gates.shape[1] // 4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c, gates
 
@@ -288,13 +288,9 @@ def _fused_gru(
 ) -> tuple[Tensor, Tensor]:
     inputs = inputs if bias_ih is None else inputs + bias_ih
     hidden = hidden if bias_hh is None else hidden + bias_hh
-    x_r, x_z, x_n = inputs.chunk(3, 1)
-    h_r, h_z, h_n = hidden.chunk(3, 1)
+    x_r, x_z, x_n = inputs.split(inputs.shape[1] // 3, 1)
+    h_r, h_z, h_n = hidden.split(hidden.shape[1] // 3, 1)
     r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + r * h_n)
-    return n + z * (h - n), gates_of(r, z, n)
-
-
-def gates_of(*gates: Tensor) -> Tensor:
-    """The workspace that a fused cell returns beside its result, which no step reads."""
-    return torch.cat(gates, 1)
+    # The workspace beside the result is read by no step.
+    return n + z * (h - n), torch.cat([r, z, n], 1)

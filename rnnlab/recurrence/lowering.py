@@ -205,18 +205,17 @@ class Lowering:
         """
         self.builder.source = operation.source
         try:
-            results = self._rows(operation)
+            for value, row in zip(operation.outputs, self._rows(operation), strict=False):
+                if value is None:
+                    continue
+                row = Row(row.codes.expand(actual(value.shape)), batch_axis(value.shape), row.mask)
+                _check(row)
+                self.rows[value] = self._detached(row) if operation.detached else row
         except Unsupported as error:
             where = (
                 f" ({operation.source})" if operation.source and operation.source not in str(error) else ""
             )
             raise Unsupported(f"the operator {operation.name}: {error}{where}") from None
-        for value, row in zip(operation.outputs, results, strict=False):
-            if value is None:
-                continue
-            row = Row(row.codes.expand(actual(value.shape)), batch_axis(value.shape), row.mask)
-            _check(row)
-            self.rows[value] = self._detached(row) if operation.detached else row
 
     def _detached(self, row: Row) -> Row:
         """The same row, cut off from the gradient."""
@@ -309,7 +308,10 @@ class Lowering:
                 raise Unsupported("copies between data types")
             source = rows[1]
             return [Row(source.codes.expand(actual(operation.args[0].shape)), None, mask)]
-        result = operation.target(*substitute(operation.args), **kwargs)
+        # The codes are not laid out as the cell's tensor is, so that a view of them may have to be a copy.
+        views = (aten.view.default, aten._unsafe_view.default)
+        target = aten.reshape.default if operation.target in views else operation.target
+        result = target(*substitute(operation.args), **kwargs)
         tensors = result if isinstance(result, tuple | list) else [result]
         return [Row(t, None, mask) for t in tensors]
 
@@ -319,6 +321,10 @@ class Lowering:
             self._float(output)
             return self.where(source, 1.0, 0.0, output.shape)
         narrow = (torch.bfloat16, torch.float16)
+        values = (row.codes >> 40).unique().tolist()
+        if all(self.builder.number(value) is not None for value in values):
+            self._float(output)
+            return row
         if source.dtype != output.dtype and not (
             self.dtype in narrow and {source.dtype, output.dtype} <= {*narrow, torch.float32}
         ):
@@ -382,10 +388,17 @@ class Lowering:
         return self.point(lambda v: self.builder.unary(op, v[0]), [x], shape)
 
     def binary(self, op: str, x: Any, y: Any, shape: Sequence[int | Rows]) -> Row:
-        for item in (x, y):
-            if (item if isinstance(item, Row) else self.row(item)).mask:
-                raise Unsupported("computes with booleans")
-        return self.point(lambda v: self.builder.binary(op, v[0], v[1]), [x, y], shape)
+        build = self.builder
+        rows = [item if isinstance(item, Row) else self.row(item) for item in (x, y)]
+
+        def compute(values: list[int]) -> int:
+            numbers = [
+                build.where(v, build.const(1), build.const(0)) if row.mask else v
+                for v, row in zip(values, rows, strict=True)
+            ]
+            return build.binary(op, numbers[0], numbers[1])
+
+        return self.point(compute, rows, shape)
 
     def compare(self, op: str, x: Any, y: Any, shape: Sequence[int | Rows]) -> Row:
         return self.point(lambda v: self.builder.compare(op, v[0], v[1]), [x, y], shape, mask=True)

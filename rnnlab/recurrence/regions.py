@@ -176,13 +176,8 @@ def _lower(
         if _varies(value, regions, trace) or len(value.shape) != 2 or value.dtype != dtype:
             return None
         transposed = False
-        node = value.node
-        if node is not None and not node.detached:
-            swapped = node.target is aten.t.default or (
-                node.target is aten.permute.default and list(node.args[1]) == [1, 0]
-            )
-            if swapped or (node.target is aten.transpose.int and {a % 2 for a in node.args[1:]} == {0, 1}):
-                value, transposed = node.args[0], True
+        while value.node is not None and _is_transpose(value.node):
+            value, transposed = value.node.args[0], not transposed
         rows, width = value.shape
         assert isinstance(rows, int) and isinstance(width, int)
         return feed(value, "call", width, rows), transposed
@@ -258,6 +253,17 @@ def _lower(
         regions,
         frozenset(in_program),
     )
+
+
+def _is_transpose(operation: Operation) -> bool:
+    """Whether it exchanges the two dimensions of a matrix, and does nothing else."""
+    if operation.detached:
+        return False
+    if operation.target is aten.permute.default:
+        return [axis % 2 for axis in operation.args[1]] == [1, 0]
+    if operation.target is aten.transpose.int:
+        return {axis % 2 for axis in operation.args[1:]} == {0, 1}
+    return operation.target is aten.t.default
 
 
 def _unread(x: Value, dtype: torch.dtype, feed: Callable[[Value, str, int], int]) -> int:
