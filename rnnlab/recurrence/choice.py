@@ -79,7 +79,7 @@ def choose(name: str, call: Call) -> Backend:
             f"what can: {', '.join(repr(other) for other in ['auto', *able])}"
         )
     reasons: list[str] = []
-    for backend in sorted(_backends, key=lambda backend: not _measured(backend, call)):
+    for backend in _preferred(call):
         reason = backend.refusal(call)
         if reason is None:
             if reasons:
@@ -89,10 +89,18 @@ def choose(name: str, call: Call) -> Backend:
     raise ValueError(f"no backend can run {type(call.cell).__name__}: {'; '.join(reasons)}")
 
 
-def _measured(backend: Backend, call: Call) -> bool:
-    """Whether a backend was measured to be the fastest for a call; few backends measure anything."""
-    measured = getattr(backend, "measured_fastest", None)
-    return measured is not None and measured(call)
+def _preferred(call: Call) -> list[Backend]:
+    """The backends in order of preference: one that outruns another for this call stands before it."""
+    order = list(_backends)
+    for backend in _backends:
+        outruns = getattr(backend, "outruns", None)
+        slower = None if outruns is None else outruns(call)
+        if slower is not None and slower in names():
+            place = order.index(find(slower))
+            if place < order.index(backend):
+                order.remove(backend)
+                order.insert(place, backend)
+    return order
 
 
 def _tell(call: Call, chosen: str, reasons: str) -> None:

@@ -30,24 +30,24 @@ class Fused:
             return captured.refusal(call, kernel_dtype(call))
         return refusal(call.cell, call.spec, plans.describe(call), kernel_dtype(call))
 
-    def measured_fastest(self, call: Call) -> bool:
-        """Whether these kernels are known to be faster than PyTorch's own.
+    def outruns(self, call: Call) -> str | None:
+        """The backend that these kernels are known to be faster than: PyTorch's own, or none.
 
-        On a CPU they are, for all three standard cells (`rnnlab bench cpu`); on a GPU where `rnnlab tune` found
-        so. Like a refusal, it looks at nothing but what `call.signature()` covers.
+        On a CPU they are for all three standard cells (`rnnlab bench cpu`); on a GPU where `rnnlab tune`
+        found so. Like a refusal, it looks at nothing but what `call.signature()` covers.
         """
         if call.x.device.type == "cpu":
-            return True
+            return "aten"
         if call.x.device.type != "cuda" or torch.compiler.is_compiling():
-            return False
+            return None
         plan, _ = plans.find(call)
         if isinstance(plan, str):
-            return False
+            return None
         from rnnlab_kernels.triton.choice import beats_aten
 
         compiled = plan.compiled
         program = compiled.derivative().forward if torch.is_grad_enabled() else compiled.program
-        return beats_aten(program, kernel_dtype(call), call.x.device)
+        return "aten" if beats_aten(program, kernel_dtype(call), call.x.device) else None
 
     def run(self, call: Call) -> tuple[Tensor, State]:
         if torch.compiler.is_compiling():

@@ -226,6 +226,8 @@ def find(call: Call) -> tuple[Plan | str, dict[int, Tensor]]:
 
 def bound(cell: nn.Module, spec: StepSpec, description: Description) -> tuple[Plan | str, dict[int, Tensor]]:
     """The same for a description."""
+    if has_hooks(cell):
+        return "the cell has hooks, which its kernel would not call", {}
     by_call = _bound.get(cell)
     if by_call is None:
         by_call = _bound[cell] = {}
@@ -254,8 +256,6 @@ _LEADING = {"step": 2, "sequence": 1, "call": 0}
 
 
 def _plan(cell: nn.Module, spec: StepSpec, description: Description) -> Plan | str:
-    if has_hooks(cell):
-        return "the cell has hooks, which its kernel would not call"
     common = structure(cell)
     shared = None if common is None else (common, spec, description)
     found = None if shared is None else _shared.get(shared)

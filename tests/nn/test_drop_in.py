@@ -211,7 +211,6 @@ def outcome(call):
         (x, (h, h, h)),
         ("text",),
     ],
-    ids=str,
 )
 def test_errors_of_a_call_are_torchs(name, args):
     theirs, ours = pair(name)

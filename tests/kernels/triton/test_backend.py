@@ -157,10 +157,10 @@ def test_auto_prefers_what_was_measured_fastest(monkeypatch: pytest.MonkeyPatch)
     run_before = triton_backend.run
     monkeypatch.setattr(choice, "_backends", [choice.find("aten"), choice.find("fused")])
     monkeypatch.setattr(triton_backend, "run", lambda *a, **k: ran.append(1) or run_before(*a, **k))
-    monkeypatch.setattr(Fused, "measured_fastest", lambda self, call: False)
+    monkeypatch.setattr(Fused, "outruns", lambda self, call: None)
     Recurrence(cell)(x)
     without = len(ran)
-    monkeypatch.setattr(Fused, "measured_fastest", lambda self, call: True)
+    monkeypatch.setattr(Fused, "outruns", lambda self, call: "aten")
     Recurrence(cell)(x)
     assert (without, len(ran)) == (0, 1)
 
