@@ -18,9 +18,21 @@ from torch import Tensor, nn
 from rnnlab.recurrence import fused
 from rnnlab.recurrence import plan as plans
 from rnnlab.recurrence.compiler import find
-from rnnlab.recurrence.contract import Call, Noise, State, StepSpec
+from rnnlab.recurrence.contract import Call, Noise, State, StepSpec, probe
 
 _plans: list[tuple[plans.Plan, StepSpec]] = []
+
+
+def spec(cell: nn.Module, x_t: Tensor) -> StepSpec:
+    """What a step of the cell looks like, as a constant."""
+    return StepSpec(*_spec(cell, x_t.shape[1:], x_t.dtype, x_t.device))
+
+
+@torch.compiler.assume_constant_result
+def _spec(
+    cell: nn.Module, tail: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Any, ...]:
+    return _fields(probe(cell, torch.zeros(1, *tail, dtype=dtype, device=device)))
 
 
 def refusal(call: Call, dtype: torch.dtype) -> str | None:
@@ -31,7 +43,7 @@ def refusal(call: Call, dtype: torch.dtype) -> str | None:
 def run(call: Call) -> tuple[Tensor, State]:
     """The call as one node of the graph."""
     number, paths = _number(call.cell, _fields(call.spec), plans.describe(call))
-    fresh = call.restart is None or call.restart is call.state
+    fresh = call.restart is None or all([r is s for r, s in zip(call.restart, call.state, strict=True)])  # noqa: C419
     results = _node(
         number,
         call.reverse,

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from rnnlab.recurrence import choice
+from rnnlab.recurrence import captured, choice
 from rnnlab.recurrence.contract import (
     Call,
     Lengths,
@@ -169,7 +170,8 @@ class Recurrence(nn.Module):
             if isinstance(width, int) and x_t.dim() == 2 and x_t.shape[1] != width:
                 name = type(self.cell).__name__
                 raise ValueError(f"{name} has input_size={width}, got inputs of {x_t.shape[1]} features")
-            found = self._specs[key] = probe(self.cell, x_t)
+            compiling = torch.compiler.is_compiling()
+            found = self._specs[key] = (captured.spec if compiling else probe)(self.cell, x_t)
         return found
 
     def _draw(self, spec: StepSpec, length: int, batch: int, x: Tensor, states: State) -> tuple[Noise, ...]:
