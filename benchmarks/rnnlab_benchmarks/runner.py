@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from rnnlab.recurrence import Recurrence
-from rnnlab.recurrence.accuracy import compare
+from rnnlab.recurrence.accuracy import Accuracy, Tally, compare
 from rnnlab_benchmarks import measure
 from rnnlab_benchmarks.cases import SCAN_SHAPES, Case, Shape
 from rnnlab_benchmarks.subjects import Ours, Problem, Runner, Subject, TorchRunner
 
 OURS = "fused"
+WITHOUT = "outputs without gradients"
 
 
 @dataclass
@@ -108,8 +109,7 @@ class _Prepared:
 def _prepare(case: Case, subjects: Mapping[str, Subject], scan_everywhere: bool) -> _Prepared:
     """Prepare every subject for a cell and shape, and leave out those whose numbers are wrong."""
     problem = Problem.of(case)
-    exact = _exact(problem)
-    eager = Ours("eager").prepare(problem).results()
+    eager, exact = _references(problem)
     good: dict[str, Runner] = {}
     wrong: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -124,27 +124,55 @@ def _prepare(case: Case, subjects: Mapping[str, Subject], scan_everywhere: bool)
         start = time.perf_counter()
         try:
             runner = subject.prepare(problem)
-            results = runner.results()
-            inferred = runner.infer()
-        except Exception as error:  # a peer that fails must not end the run; it is reported with its reason
-            refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
-                :200
-            ]
+            found = _results(runner)
+        except Exception as error:  # who fails must not end the run; it is reported with its reason
+            lines = str(error).splitlines() or [""]
+            # A backend of ours refuses by a ValueError; anything else from it is a fault.
+            told = wrong if name == OURS and not isinstance(error, ValueError) else refused
+            told[name] = f"{type(error).__name__}: {lines[0]}"[:200]
             continue
         prepare_s[name] = time.perf_counter() - start
-        # Ours is held to the rule; a peer only has to compute the same thing, in whatever way it likes.
-        factor = 2.0 if name == OURS else 100.0
-        verdict = compare(results, eager, exact, factor=factor)
-        if verdict.ok:  # the kernels without a gradient are others
-            without = {"outputs without gradients": torch.as_tensor(inferred)}
-            verdict = compare(
-                without, *(dict.fromkeys(without, r["outputs"]) for r in (eager, exact)), factor=factor
-            )
+        if name == OURS:
+            verdict = _judge(subject, case, found, eager, exact)
+        else:  # a peer only has to compute the same thing, in whatever way it likes
+            verdict = compare(found, eager, exact, factor=100)
         if verdict.ok:
             good[name] = runner
         else:
             wrong[name] = verdict.worst
     return _Prepared(good, wrong, refused, prepare_s, _flops(problem))
+
+
+def _results(runner: Runner) -> dict[str, Tensor]:
+    """What a runner gives in training, and the outputs of its inference, which has kernels of its own."""
+    return runner.results() | {WITHOUT: torch.as_tensor(runner.infer())}
+
+
+def _references(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The results of the reference in the case's own dtype, and in float64."""
+    eager, exact = Ours("eager").prepare(problem).results(), _exact(problem)
+    return eager | {WITHOUT: eager["outputs"]}, exact | {WITHOUT: exact["outputs"]}
+
+
+def _judge(
+    subject: Subject,
+    case: Case,
+    found: dict[str, Tensor],
+    eager: dict[str, Tensor],
+    exact: dict[str, Tensor],
+) -> Accuracy:
+    """Our results under the error rule; over more weights and inputs where one draw leaves a doubt."""
+    verdict = compare(found, eager, exact)
+    if verdict.ok:
+        return verdict
+    tally = Tally()
+    single = tally.add(found, eager, exact)
+    for seed in range(1, 6):
+        if not single.ok:
+            return single
+        problem = Problem.of(case, seed)
+        single = tally.add(_results(subject.prepare(problem)), *_references(problem))
+    return tally.verdict() if single.ok else single
 
 
 def _exact(problem: Problem) -> dict[str, Tensor]:
