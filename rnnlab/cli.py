@@ -99,7 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         if is_users(error):
-            return _refuse(str(error) or type(error).__name__, getattr(error, "faults", ()))
+            told = str(error) or type(error).__name__
+            if isinstance(error, OSError) and error.filename is not None:
+                told = f"{error.filename}: {(error.strerror or told).lower()}"
+            return _refuse(told, getattr(error, "faults", ()))
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"({os.path.basename(where.filename)}, line {where.lineno})"
         again = "" if debug else "; add --debug for the full trace"

@@ -110,9 +110,44 @@ def test_values_out_of_range_leave_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     told = refused(capsys, "train", "model.hidden_size=-8", "optim.lr=-1", "data.batch_size=0", "threads=0")
-    for part in ("model: hidden_size", "optim: Invalid learning rate: -1", "data: batch_size", "threads=0"):
+    for part in ("model.hidden_size=-8: ", "optim.lr=-1: Invalid", "data.batch_size=0: ", "threads=0"):
         assert part in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_out_of_range_are_told_beside_every_other_mistake(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refused(
+        capsys,
+        "train",
+        "cell.forgt_bias=1",
+        "model.dropout=2",
+        "model.hidden_size=0",
+        "optim.lr=-1",
+        "data.seed=x",
+        "data.test=3",
+        "threads=0",
+    )
+    assert [line.split("=")[0].strip() for line in told.splitlines()[1:]] == [
+        "cell.forgt_bias",
+        "data.seed",
+        "threads",
+        "model.hidden_size",
+        "model.dropout",
+        "data.test",
+        "optim.lr",
+    ]
+
+
+def test_an_accelerator_that_is_not_there_is_named_by_its_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refused(capsys, "train", "trainer.accelerator=tpux", "model.hidden_size=4")
+    assert "trainer.accelerator='tpux': " in told
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 @pytest.mark.parametrize("command", ["eval", "predict"])
@@ -127,7 +162,8 @@ def test_a_checkpoint_is_asked_for(command: str, capsys: pytest.CaptureFixture[s
         (["predict", "checkpoint=x", "json=yes", "a"], "json=yes: expected true or false"),
         (["predict", "checkpoint=x", "batch_size=0", "a"], "batch_size=0: expected an int of at least 1"),
         (["predict", "checkpoint=x"], "nothing to predict"),
-        (["predict", "checkpoint=x", "file=missing.txt"], "missing.txt"),
+        (["predict", "checkpoint=x", "file=missing.txt"], "error: missing.txt: no such file or directory\n"),
+        (["predict", "checkpoint=x", "--", "x=a text"], "checkpoint=x: there is no such file"),
         (["eval", "checkpoint=x", "split=tets"], "split=tets: expected test or validation"),
         (["eval", "checkpoint=x", "model.hidden_size=3"], "there is no such setting here"),
         (["eval", "checkpoint=nowhere"], "checkpoint=nowhere: there is no such file or folder"),

@@ -59,6 +59,7 @@ examples:
   rnnlab predict checkpoint=runs/sentiment/20250101-120000-x1y2 "a warm, funny, engaging film"
   rnnlab predict checkpoint=best.ckpt file=reviews.txt output=predictions.jsonl
   cat reviews.txt | rnnlab predict checkpoint=best.ckpt file=- json=true
+  rnnlab predict checkpoint=best.ckpt -- "x=y is a text too, after two dashes"
 """
 
 
@@ -135,9 +136,10 @@ def predict(argv: list[str]) -> int:
     """`rnnlab predict`."""
     parser = make_parser("predict", PREDICT)
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
-    options = parser.parse_intermixed_args(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = parser.parse_intermixed_args(argv[:end])
     names = ("checkpoint", "file", "output", "json", "device", "batch_size")
-    words = [word for word in options.inputs if not is_setting(word)]
+    words = [word for word in options.inputs if not is_setting(word)] + argv[end + 1 :]
     own, _ = split_settings([word for word in options.inputs if is_setting(word)], names, ())
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")

@@ -123,9 +123,12 @@ def prove(
     assert isinstance(resolved, dict)
     if top_level is not None:
         known = {key: known.get(key) for key in sorted(top_level)}
-    lines += faults({str(k): v for k, v in resolved.items()}, source, known)
+    plain = {str(key): value for key, value in resolved.items()}
+    lines += faults(plain, source, known)
     if lines:
-        raise ConfigError(lines)
+        from rnnlab.training.ranges import out_of_range
+
+        raise ConfigError(lines + out_of_range(plain, source, lines))
     return config
 
 

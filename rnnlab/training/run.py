@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -21,9 +22,10 @@ from rnnlab.training import console as screen
 from rnnlab.training.callbacks import Progress, Provenance
 from rnnlab.training.checkpoint import describe_model, read_checkpoint
 from rnnlab.training.folder import SHARED, make_folder, remove_folder, write_records
+from rnnlab.training.ranges import blamed, out_of_range
 from rnnlab.training.settings import Settings
-from rnnlab.training.targets import build, is_node, resolve
-from rnnlab.training.validate import ConfigError, faults, signature
+from rnnlab.training.targets import build, resolve
+from rnnlab.training.validate import ConfigError, faults, show, signature
 
 
 @dataclass
@@ -72,7 +74,7 @@ def train(
     """
     source, plain = _plain(config)
     settings = Settings.of(plain)
-    if found := faults(plain, source, source) or settings.faults() + probe(plain):
+    if found := faults(plain, source, source) or out_of_range(plain):
         raise ConfigError(found)
     out = screen.make_console(quiet=not console or _rank() > 0)
     with _quiet_lightning():
@@ -123,36 +125,6 @@ def measure(
         return _numbers(trainer.callback_metrics)
 
 
-def probe(config: Mapping[str, Any]) -> list[str]:
-    """Values out of range, as the constructors themselves tell it when they are called on stand-ins.
-
-    The model is built for one input feature and the optimiser over one number.
-    """
-    found: list[str] = []
-
-    def attempt(key: str, **supplied: Any) -> Any:
-        node = config.get(key)
-        if node is None or not is_node(node):
-            return None
-        try:
-            made = build(node)
-            return made(**supplied) if node.get("_partial_", False) else made
-        except (ValueError, TypeError) as error:
-            found.append(f"{key}: {error}")
-            return None
-
-    with torch.random.fork_rng(devices=[]):
-        attempt("model", input_size=1)
-        attempt("data")
-        numbers = [torch.nn.Parameter(torch.zeros(1))]
-        optimizer = attempt("optim", params=numbers)
-        if is_node(config.get("schedule")):
-            takes = signature(resolve(config["schedule"]["_target_"]))[0]
-            steps = {"total_steps": 10} if "total_steps" in takes else {}
-            attempt("schedule", optimizer=optimizer or torch.optim.SGD(numbers, lr=0.1), **steps)
-    return found
-
-
 def _plain(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A configuration as plain containers: as it was written, and with every reference resolved."""
     tree = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
@@ -172,8 +144,10 @@ def _build(key: str, node: Mapping[str, Any], **supplied: Any) -> Any:
                 [f"task: {error}; the data give {given}: do task and data belong together?"]
             ) from error
         raise ConfigError([f"{key}: {error}"]) from error
-    except ValueError as error:
-        raise ConfigError([f"{key}: {error}"]) from error
+    except (ValueError, MisconfigurationException) as error:  # the latter: what this machine cannot serve
+        name = blamed(key, node, error, lambda some: build(some, **supplied)) if key == "trainer" else None
+        place = key if name is None else f"{key}.{name}={show(node[name])}"
+        raise ConfigError([f"{place}: {error}"]) from error
 
 
 def _claim_folder(settings: Settings) -> tuple[Path, bool]:

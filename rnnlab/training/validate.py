@@ -72,7 +72,7 @@ def _walk_mapping(
             names = [f"{path}{name}" for name in known] if isinstance(known, Mapping) else []
             found.append(_unknown(full, value, names, universe))
         elif not path and key in OWN and not fits(value, OWN[key]):
-            found.append(f"{full}={_show(value)}: expected {describe(OWN[key])}, got {_kind(value)}")
+            found.append(f"{full}={show(value)}: expected {describe(OWN[key])}, got {_kind(value)}")
         elif _is_alias(original):
             continue
         elif is_node(value):
@@ -99,7 +99,7 @@ def _walk_node(
         original = source.get(key) if isinstance(source, Mapping) else None
         if key in DIRECTIVES:
             if key == "_partial_" and not isinstance(value, bool):
-                found.append(f"{full}={_show(value)}: expected true or false")
+                found.append(f"{full}={show(value)}: expected true or false")
             continue
         if key in supplied:
             found.append(f"{full}: rnnlab supplies {key!r} itself{_elsewhere(path, key)}")
@@ -109,7 +109,7 @@ def _walk_node(
             alias = str(original)[2:-1] if _is_alias(original) else None
             told = alias is not None and any(line.startswith(f"{alias}=") for line in found)
             if not told and value != "???" and key in hints and not fits(value, hints[key]):
-                found.append(f"{full}={_show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
+                found.append(f"{full}={show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
             if alias is None:
                 _walk_value(value, original, full, universe, found)
     if not node.get("_partial_", False) and path != SUPPLIED_BY_DATA:
@@ -238,7 +238,7 @@ def describe(hint: Any) -> str:
         words = list(dict.fromkeys(describe(option) for option in get_args(hint)))
         return " or ".join([word for word in words if word != "null"] + ["null"] * ("null" in words))
     if origin is Literal:
-        return " or ".join(_show(option) for option in get_args(hint))
+        return " or ".join(show(option) for option in get_args(hint))
     if origin is typing.Annotated:
         return describe(get_args(hint)[0])
     if hint is None or hint is type(None):
@@ -281,7 +281,7 @@ def _unknown(full: str, value: Any, siblings: Sequence[str], universe: Sequence[
     leaf = full.rpartition(".")[2]
     near = difflib.get_close_matches(full, siblings, n=1, cutoff=0.0)
     if near and difflib.SequenceMatcher(None, leaf, near[0].rpartition(".")[2]).ratio() >= 0.6:
-        return f"{full}={_show(value)}: there is no such key; did you mean {near[0]}?"
+        return f"{full}={show(value)}: there is no such key; did you mean {near[0]}?"
     misplaced = [key for key in universe if key.rpartition(".")[2] == leaf and key != full]
     if not misplaced:
         leaves = difflib.get_close_matches(
@@ -289,10 +289,10 @@ def _unknown(full: str, value: Any, siblings: Sequence[str], universe: Sequence[
         )
         misplaced = [key for key in universe if key.rpartition(".")[2] in leaves and key != full]
     if misplaced:
-        return f"{full}={_show(value)}: there is no such key; did you mean {' or '.join(misplaced[:3])}?"
+        return f"{full}={show(value)}: there is no such key; did you mean {' or '.join(misplaced[:3])}?"
     offered = ", ".join(sorted(siblings)[:12]) + (", ..." if len(siblings) > 12 else "")
     there_are = f"there are {offered}" if siblings else f"nothing can be set under {full.rpartition('.')[0]}"
-    return f"{full}={_show(value)}: there is no such key; {there_are}"
+    return f"{full}={show(value)}: there is no such key; {there_are}"
 
 
 def _elsewhere(path: str, key: str) -> str:
@@ -309,7 +309,8 @@ def _is_alias(value: Any) -> bool:
     return isinstance(value, str) and _ALIAS.match(value) is not None
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value as a user would write it, shortened."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value) if isinstance(value, str) else str(value)
