@@ -21,7 +21,7 @@ def per_layer(
     A list for either gives the number of layers, so that `num_layers` may stay at 1.
     Raises TypeError for what is no cell, ValueError for numbers that do not agree.
     """
-    if not isinstance(num_layers, int) or num_layers < 1:
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(f"num_layers must be a positive integer, got {num_layers!r}")
     kinds, sizes = _listed(cell), _listed(hidden_size)
     given = {
@@ -39,7 +39,7 @@ def per_layer(
     kinds = [cell] * layers if kinds is None else kinds
     sizes = [hidden_size] * layers if sizes is None else sizes
     for size in sizes:
-        if not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"hidden_size must be a positive integer or a list of them, got {hidden_size!r}")
     return [(_factory(kind), size) for kind, size in zip(kinds, sizes, strict=True)]
 

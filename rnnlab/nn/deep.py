@@ -97,10 +97,15 @@ class DeepRNN(nn.Module):
     ) -> None:
         super().__init__()
         layers = per_layer(cell, hidden_size, num_layers)
-        if not isinstance(input_size, int) or input_size < 1:
+        if isinstance(input_size, bool) or not isinstance(input_size, int) or input_size < 1:
             raise ValueError(f"input_size must be a positive integer, got {input_size!r}")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be a number from 0 to 1, got {dropout!r}")
+        flags = {"batch_first": batch_first, "bidirectional": bidirectional, "residual": residual}
+        flags |= {"variational_dropout": variational_dropout, "return_all_layers": return_all_layers}
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
         if merge not in _MERGES:
             raise ValueError(f"merge must be one of {', '.join(map(repr, _MERGES))}, got {merge!r}")
         choice.check_name(backend)

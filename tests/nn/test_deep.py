@@ -458,3 +458,17 @@ meta = torch.device("meta")
 def test_says_what_does_not_fit(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "num_layers"])
+def test_a_flag_is_no_size(name):
+    with pytest.raises(ValueError, match=f"{name} must be a positive integer"):
+        DeepRNN("gru", **{"input_size": 2, "hidden_size": 3, name: True})
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_first", "bidirectional", "variational_dropout", "residual", "return_all_layers"]
+)
+def test_a_flag_is_true_or_false(name):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+        DeepRNN("gru", 3, 3, **{name: "no"})
