@@ -66,7 +66,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except ValueError as error:
         parser.error(str(error))
     machine = measure.host()
-    title = f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"
+    title = f"{machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}"
     console.print(title)
     if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) + machine["threads"]:
         console.print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): trust ratios before times.")

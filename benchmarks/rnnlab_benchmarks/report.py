@@ -170,9 +170,10 @@ def write_png(path: Path, results: Sequence[Measured], title: str) -> None:
         axis.set_title("inference" if mode == "inference" else "training step")
         axis.set_xlabel("times as fast as the peer (log); shaded: slower")
     axes[0].set_yticks(range(len(names)), names, family="monospace", fontsize=8)
-    axes[0].invert_yaxis()
-    if peers:
-        axes[1].legend(loc="lower right", framealpha=0.9)
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
