@@ -10,7 +10,7 @@ Legend: `T` time, `B` batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
@@ -142,6 +142,9 @@ def recurrence(
         The outputs `[T, B, width]` and the final states `[B, width]`.
     """
     count = entry.outputs
+    if _transforming():
+        # vmap, grad, jvp and the like: PyTorch's own operators carry their rules, generated kernels none.
+        return interpret(entry.marked, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
     if torch.compiler.is_compiling() or type(inputs[0]) not in _PLAIN or type(states[0]) not in _PLAIN:
         results = torch.ops.rnnlab.recurrence(entry.number, inputs, states, lengths, resets, reverse)
     elif entry.derivative is None:
@@ -152,6 +155,8 @@ def recurrence(
 
 
 _PLAIN = (Tensor, nn.Parameter)
+# Whether a transform of torch.func is under way: what autograd.Function itself asks.
+_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
 def _execute(

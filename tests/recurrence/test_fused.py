@@ -170,6 +170,28 @@ def test_masks_of_a_sequence() -> None:
     both(Probed().double(), inputs(), lengths=LENGTHS)
 
 
+# What torch.func.jvp imports for itself.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_transforms_of_functions() -> None:
+    cell = cells.GRUCell(5, 6).double()
+    x = inputs()
+    found = []
+    for backend in ("fused", "eager"):
+        layer = Recurrence(cell, backend=backend)
+        layer(x)
+        weights = dict(layer.named_parameters())
+
+        def loss(weights: dict[str, Tensor], x: Tensor, layer: Recurrence = layer) -> Tensor:
+            return torch.func.functional_call(layer, weights, (x,))[0].square().sum()
+
+        one_by_one = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1))
+        per_row = one_by_one(weights, x.unsqueeze(2))
+        tangent = {k: torch.ones_like(v) for k, v in weights.items()}
+        _, forward = torch.func.jvp(lambda w, f=loss: f(w, x), (weights,), (tangent,))
+        found.append([*per_row.values(), forward])
+    torch.testing.assert_close(found[0], found[1])
+
+
 # Cells change between calls.
 
 
