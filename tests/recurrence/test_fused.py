@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 import fused_cells
+import published_cells
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,13 @@ def test_agrees_with_the_reference(
             state = None if not given else state
     options = {k: v for k, v in {"lengths": lengths, "resets": resets}.items() if v is not None}
     both(cell, x, reverse=reverse, state=state, **options)
+
+
+@pytest.mark.parametrize("make", published_cells.ALL)
+def test_published_cells_are_fused_as_they_are(make: Callable[..., nn.Module]) -> None:
+    cell = make(5, 6).double()
+    both(cell, inputs())
+    both(cell, inputs(), lengths=LENGTHS, reverse=True)
 
 
 def test_inputs_of_several_dimensions_and_of_integers() -> None:
