@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from rnnlab.recurrence.contract import Noise, StepSpec, probe
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
+from rnnlab.recurrence.graph import Trace
 from rnnlab.recurrence.regions import Graph, Lowered, lower
 from rnnlab.recurrence.simplify import tidy
-from rnnlab.recurrence.trace import Trace, trace
+from rnnlab.recurrence.trace import trace
 
 
 @dataclass(eq=False)

@@ -12,24 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rnnlab_kernels.program import COMPARE, UNARY
 from torch import Tensor
 
+from rnnlab.recurrence.graph import Operation, Rows, Unsupported, Value
+from rnnlab.recurrence.rows import ANY, BATCH, MOST_PIECES, Row, actual, batch_axis, check, code, segments
 from rnnlab.recurrence.simplify import Builder
-from rnnlab.recurrence.trace import Operation, Rows, Unsupported, Value
 
 aten = torch.ops.aten
-
-# A tensor is followed at this batch size, to see that no operator mixes rows.
-_BATCH = 3
-# The row of an element that is the same for every row.
-_ANY = 255
-# An operator that breaks into more pieces than this would make a kernel out of all proportion.
-_MOST_PIECES = 64
 
 _MOVES = {
     *(
@@ -116,40 +109,6 @@ _LOGICAL = {
 }
 
 
-@dataclass
-class Row:
-    """A tensor of the step as the columns it consists of.
-
-    `codes` has the tensor's shape, at the batch size of `_BATCH`; see `_code`.
-    """
-
-    codes: Tensor
-    axis: int | None
-    mask: bool = False
-
-    @property
-    def columns(self) -> Tensor:
-        """One row's columns, without the row's number; the batch dimension is left with its multiple."""
-        if self.axis is None:
-            return self.codes >> 8
-        size = self.codes.shape[self.axis] // _BATCH
-        return self.codes.narrow(self.axis, 0, size) >> 8
-
-
-def _code(value: int, column: int) -> int:
-    """A column of a value as one number, whose successor is the next column."""
-    return value << 32 | column
-
-
-def actual(shape: Any) -> Any:
-    """A shape, or any argument that holds batch sizes, at the batch size of `_BATCH`."""
-    if isinstance(shape, Rows):
-        return shape.multiple * _BATCH
-    if isinstance(shape, tuple | list):
-        return type(shape)(actual(s) for s in shape)
-    return shape
-
-
 class Lowering:
     """The rows of a step's values, written into a `Builder` operator by operator."""
 
@@ -185,17 +144,17 @@ class Lowering:
         """A row for the whole of a Program value, in the shape that the cell sees."""
         axis = batch_axis(shape)
         width = self.builder.widths[value]
-        codes = torch.arange(width) + _code(value, 0)
+        codes = torch.arange(width) + code(value, 0)
         if axis is None:
-            return Row((codes << 8 | _ANY).reshape(actual(tuple(shape))), None)
+            return Row((codes << 8 | ANY).reshape(actual(tuple(shape))), None)
         assert axis == 0
-        rows = torch.arange(_BATCH)[:, None]
+        rows = torch.arange(BATCH)[:, None]
         return Row((codes << 8 | rows).reshape(actual(tuple(shape))), 0)
 
     def fill(self, number: float, shape: Sequence[int | Rows]) -> Row:
         """A constant in any shape."""
-        code = _code(self.builder.const(number), 0) << 8 | _ANY
-        return Row(torch.full(actual(tuple(shape)), code), batch_axis(shape))
+        element = code(self.builder.const(number), 0) << 8 | ANY
+        return Row(torch.full(actual(tuple(shape)), element), batch_axis(shape))
 
     def lower(self, operation: Operation) -> None:
         """Write an operation into the builder.
@@ -209,7 +168,7 @@ class Lowering:
                 if value is None:
                     continue
                 row = Row(row.codes.expand(actual(value.shape)), batch_axis(value.shape), row.mask)
-                _check(row)
+                check(row)
                 self.rows[value] = self._detached(row) if operation.detached else row
         except Unsupported as error:
             where = (
@@ -348,25 +307,25 @@ class Lowering:
         rows = [item if isinstance(item, Row) else self.row(item) for item in operands]
         for row in rows:
             spread = Row(row.codes.expand(full), axis)
-            _check(spread)
+            check(spread)
             columns.append(spread.columns.reshape(-1))
-        batchless = all(bool(((row.codes & 255) == _ANY).all()) for row in rows)
+        batchless = all(bool(((row.codes & 255) == ANY).all()) for row in rows)
         pieces: list[Tensor] = []
         for start, stop in segments(columns):
             value = compute([self.take(column[start:stop]) for column in columns])
             width = self.builder.widths[value]
             span = torch.arange(stop - start) if width > 1 else torch.zeros(stop - start, dtype=torch.int64)
-            pieces.append(span + _code(value, 0))
+            pieces.append(span + code(value, 0))
         return self._row(torch.cat(pieces), shape, batchless, mask)
 
     def _row(self, columns: Tensor, shape: Sequence[int | Rows], batchless: bool, mask: bool = False) -> Row:
         """One row's columns as a tensor of the step."""
         axis = batch_axis(shape)
         if axis is None:
-            return Row((columns << 8 | _ANY).reshape(actual(tuple(shape))), None, mask)
+            return Row((columns << 8 | ANY).reshape(actual(tuple(shape))), None, mask)
         one = [s.multiple if isinstance(s, Rows) else s for s in shape]
         codes = (columns << 8).reshape(one)
-        numbers = [_ANY] * _BATCH if batchless else range(_BATCH)
+        numbers = [ANY] * BATCH if batchless else range(BATCH)
         return Row(torch.cat([codes | b for b in numbers], dim=axis), axis, mask)
 
     def take(self, columns: Tensor) -> int:
@@ -466,7 +425,7 @@ class Lowering:
         columns = row.columns.permute(*kept, *dims)
         count = math.prod(row.columns.shape[d] for d in dims)
         columns = columns.reshape(-1, count)
-        batchless = bool(((row.codes & 255) == _ANY).all())
+        batchless = bool(((row.codes & 255) == ANY).all())
         result = self._fold(
             "amax" if kind == "amin" else "sum" if kind == "mean" else kind, columns, kind == "amin"
         )
@@ -478,27 +437,27 @@ class Lowering:
         build = self.builder
         outputs, count = columns.shape
         if outputs <= count or outputs <= 4:
-            if outputs > _MOST_PIECES:
+            if outputs > MOST_PIECES:
                 raise Unsupported(f"reduces {outputs} groups of {count}")
             found = []
             for group in columns:
                 value = self.vector(group)
                 value = build.unary("neg", value) if negated else value
                 value = build.sum(value) if kind == "sum" else build.amax(value)
-                found.append(_code(build.unary("neg", value) if negated else value, 0))
+                found.append(code(build.unary("neg", value) if negated else value, 0))
             return torch.tensor(found)
-        if count > _MOST_PIECES:
+        if count > MOST_PIECES:
             raise Unsupported(f"reduces {outputs} groups of {count}")
         op = "add" if kind == "sum" else "minimum" if negated else "maximum"
-        total = Row(columns[:, 0] << 8 | _ANY, None)
+        total = Row(columns[:, 0] << 8 | ANY, None)
         for i in range(1, count):
-            total = self.binary(op, total, Row(columns[:, i] << 8 | _ANY, None), (outputs,))
+            total = self.binary(op, total, Row(columns[:, i] << 8 | ANY, None), (outputs,))
         return total.columns
 
     def _cumsum(self, source: Value, dim: int) -> Row:
         row = self.row(source)
         count = row.codes.shape[dim]
-        if row.axis == dim or count > _MOST_PIECES:
+        if row.axis == dim or count > MOST_PIECES:
             raise Unsupported(f"a cumulative sum of {count}")
         parts = [Row(part, row.axis) for part in row.codes.split(1, dim)]
         shape = [*source.shape[:dim], 1, *source.shape[dim + 1 :]]
@@ -549,7 +508,7 @@ class Lowering:
         if math.prod(s.multiple if isinstance(s, Rows) else s for s in shape) * inner > 1 << 16:
             raise Unsupported("multiplies large matrices that both change from step to step")
         total: Row | None = None
-        if inner > _MOST_PIECES:
+        if inner > MOST_PIECES:
             raise Unsupported("multiplies large matrices that both change from step to step")
         for k in range(inner):
             x = Row(a.codes[..., k : k + 1].expand(full), None)
@@ -567,10 +526,10 @@ class Lowering:
         if left.axis is None or left.axis != 0:
             raise Unsupported("a product over the batch")
         rows = left.columns
-        if len(rows) > _MOST_PIECES:
+        if len(rows) > MOST_PIECES:
             raise Unsupported(f"{len(rows)} products a step")
         products = [self.builder.matmul(self.vector(row), matrix, width, transposed) for row in rows]
-        columns = torch.cat([torch.arange(width) + _code(value, 0) for value in products])
+        columns = torch.cat([torch.arange(width) + code(value, 0) for value in products])
         return self._row(columns, shape, False)
 
     def _matrix_vector(self, operation: Operation) -> Row:
@@ -591,54 +550,3 @@ class Lowering:
 
 def _shape_of(item: Any) -> Sequence[int | Rows]:
     return item.shape if isinstance(item, Value) else ()
-
-
-def batch_axis(shape: Sequence[int | Rows]) -> int | None:
-    """Where the batch is in a shape; None if nowhere."""
-    axes = [i for i, size in enumerate(shape) if isinstance(size, Rows)]
-    if len(axes) > 1:
-        raise Unsupported("a tensor with two batch dimensions")
-    return axes[0] if axes else None
-
-
-def _check(row: Row) -> None:
-    """See that every element belongs to the row at whose place it stands, and that all rows are alike."""
-    rows = row.codes & 255
-    if row.axis is None:
-        if not bool((rows == _ANY).all()):
-            raise Unsupported("picks or mixes rows of the batch")
-        return
-    if row.codes.shape[row.axis] % _BATCH:
-        raise Unsupported("picks or mixes rows of the batch")
-    by_row = row.codes.movedim(row.axis, 0)
-    by_row = by_row.reshape(_BATCH, -1)
-    rows = by_row & 255
-    columns = by_row >> 8
-    right = (rows == _ANY) | (rows == torch.arange(_BATCH)[:, None])
-    if not bool(right.all()) or not bool((columns == columns[:1]).all()):
-        raise Unsupported("picks or mixes rows of the batch")
-
-
-def segments(columns: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """The longest stretches in which each operand is either consecutive columns or one column throughout."""
-    count = len(columns[0])
-    if count == 1:
-        return [(0, 1)]
-    steps = torch.stack([column[1:] - column[:-1] for column in columns])
-    broken = ((steps != 0) & (steps != 1)).any(0)
-    turns = (steps[:, 1:] != steps[:, :-1]).any(0)
-    if not bool(broken.any()) and not bool(turns.any()):
-        return [(0, count)]
-    found: list[tuple[int, int]] = []
-    start = 0
-    breaks = broken.tolist()
-    changes = [True, *turns.tolist()]
-    for i in range(count - 1):
-        # A step that breaks ends the stretch; one that differs from the last begins a new one.
-        if breaks[i] or (changes[i] and i > start):
-            found.append((start, i + 1))
-            start = i + 1
-            if len(found) > _MOST_PIECES:
-                raise Unsupported(f"breaks into more than {_MOST_PIECES} pieces")
-    found.append((start, count))
-    return found

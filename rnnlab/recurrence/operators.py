@@ -145,7 +145,7 @@ def recurrence(
     if _transforming():
         # vmap, grad, jvp and the like: PyTorch's own operators carry their rules, generated kernels none.
         return interpret(entry.marked, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
-    if torch.compiler.is_compiling() or type(inputs[0]) not in _PLAIN or type(states[0]) not in _PLAIN:
+    if torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, (*inputs, *states))):
         results = torch.ops.rnnlab.recurrence(entry.number, inputs, states, lengths, resets, reverse)
     elif entry.derivative is None:
         return _execute(entry.program, inputs, states, lengths, resets, reverse)
@@ -154,7 +154,7 @@ def recurrence(
     return results[:count], results[len(results) - len(states) :]
 
 
-_PLAIN = (Tensor, nn.Parameter)
+_PLAIN = frozenset((Tensor, nn.Parameter))
 # Whether a transform of torch.func is under way: what autograd.Function itself asks.
 _transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 

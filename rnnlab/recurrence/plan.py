@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from rnnlab.recurrence.compiler import Compiled, compile_cell
 from rnnlab.recurrence.compiler import find as find_tensor
 from rnnlab.recurrence.contract import Call, Noise, StepSpec, has_hooks
+from rnnlab.recurrence.graph import Unsupported
 from rnnlab.recurrence.operators import Entry
 from rnnlab.recurrence.simplify import tidy, with_restarts
-from rnnlab.recurrence.trace import Unsupported
 
 # What every module has: no settings of a cell, but for `training`.
 _COMMON = frozenset(nn.Module().__dict__) - {"training"}

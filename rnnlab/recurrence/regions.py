@@ -22,9 +22,10 @@ import torch
 from rnnlab_kernels.program import Program
 from torch import fx
 
-from rnnlab.recurrence.lowering import Lowering, Row, batch_axis
+from rnnlab.recurrence.graph import Operation, Rows, Trace, Unsupported, Value
+from rnnlab.recurrence.lowering import Lowering
+from rnnlab.recurrence.rows import Row, batch_axis
 from rnnlab.recurrence.simplify import Builder
-from rnnlab.recurrence.trace import Operation, Rows, Trace, Unsupported, Value
 
 aten = torch.ops.aten
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnnlab import cells
 from rnnlab.recurrence.compiler import Compiled, compile_cell
-from rnnlab.recurrence.trace import Unsupported
+from rnnlab.recurrence.graph import Unsupported
 
 
 def compiled(cell: nn.Module, width: int = 5) -> Compiled:

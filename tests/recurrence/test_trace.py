@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnnlab.recurrence.contract import StepSpec, probe
-from rnnlab.recurrence.trace import Rows, Trace, Unsupported, trace
+from rnnlab.recurrence.graph import Rows, Trace, Unsupported
+from rnnlab.recurrence.trace import trace
 
 
 class Step(nn.Module):
