@@ -285,10 +285,10 @@ class _Function(torch.autograd.Function):
         inputs, states = tensors[:count], tensors[count:]
         outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*outputs[entry.outputs :])
         ctx.save_for_backward(*tensors, *outputs, lengths, resets)
         ctx.options = number, count, len(states), reverse
-        return (*outputs, *finals)
+        # What is kept for the backward is no result: each would cost autograd a microsecond.
+        return (*outputs[: entry.outputs], *finals)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -296,13 +296,12 @@ class _Function(torch.autograd.Function):
         entry = _table[number]
         *saved, lengths, resets = ctx.saved_tensors
         inputs, states = saved[:count], saved[count : count + states_count]
-        wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - states_count :]]
         needed = ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():
-            found = _differentiable(entry, wanted, inputs, states, lengths, resets, reverse, needed)
+            found = _differentiable(entry, gradients, inputs, states, lengths, resets, reverse, needed)
         else:
             outputs = saved[count + states_count :]
-            parts, firsts = _execute_adjoint(entry, wanted, inputs, outputs, lengths, resets, reverse)
+            parts, firsts = _execute_adjoint(entry, gradients, inputs, outputs, lengths, resets, reverse)
             found = [*parts, *firsts]
         return (None,) * 5 + tuple([g if on else None for g, on in zip(found, needed, strict=True)])
 
