@@ -1,8 +1,10 @@
 """The fused backend against the reference: results and all gradients, over all that a call can be given."""
 
 import copy
+import gc
 import io
 import logging
+import weakref
 from collections.abc import Callable
 
 import fused_cells
@@ -298,6 +300,31 @@ def test_constants_of_a_cell_are_its_own() -> None:
     x = inputs()
     for scale in (0.5, 2.0):
         agree_now(Recurrence(Constant(scale).double(), backend="fused"), x)
+
+
+class Bound(fused_cells.Sized):
+    """A cell that refers to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = self.squash
+
+    def squash(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.act(self.inward(x) + self.across(h))
+
+
+@pytest.mark.parametrize("make", [lambda: cells.LSTMCell(5, 6), Bound, fused_cells.Heads])
+def test_a_compiled_cell_is_not_kept_alive(make: Callable[[], nn.Module]) -> None:
+    cell = make().double()
+    layer = Recurrence(cell, backend="fused")
+    agree_now(layer, inputs()).sum().backward()
+    watched = [weakref.ref(cell), weakref.ref(next(cell.parameters()))]
+    del cell, layer
+    gc.collect()
+    assert [w() for w in watched] == [None, None]
 
 
 # What cannot be fused.
