@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("usage: rnnlab bench DEVICE [settings]\n")
         for name, (help_, _) in BENCHMARKS.items():
-            print(f"  {name:<8}{help_}")
+            print(f"  {name:<10}{help_}")
         print("\n  rnnlab bench DEVICE --help   what a benchmark takes")
         return 0 if words else 2
     name = words[0]

@@ -111,6 +111,10 @@ class Progress(Callback):
         self.live = self.stream.isatty()
         self._shown_at = self._began_at = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # An epoch that is resumed in its middle has no start of its own.
+        self._began_at = time.monotonic()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began_at = time.monotonic()
 
