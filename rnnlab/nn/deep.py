@@ -216,7 +216,7 @@ class DeepRNN(nn.Module):
 
         Raises:
             ValueError, TypeError: a rank, size, dtype or device that does not fit, lengths out of range, or a
-            named backend that cannot run this call.
+                named backend that cannot run this call.
         """
         if isinstance(x, PackedSequence):
             return self._forward_packed(x, state, lengths, resets)

@@ -33,8 +33,8 @@ class LanguageModel(TextGeneration):
         window: T.
         model: makes the recurrent layers, `model(input_size=...)`.
         optimizer, scheduler: see `Task`.
-        embedding, embedding_size, tied, dense_sizes, embedding_dropout, input_dropout, output_dropout,
-            init_range: see `RecurrentLM`.
+        embedding, embedding_size, tied, dense_sizes, init_range: see `RecurrentLM`.
+        embedding_dropout, input_dropout, output_dropout: see `RecurrentLM`.
         time_reduction: divide the loss by T ("mean"), or not ("sum", as Zaremba et al. 2014).
         activation_penalty: alpha, of large outputs.
         slowness_penalty: beta, of outputs that change from step to step.
