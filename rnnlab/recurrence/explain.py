@@ -155,7 +155,8 @@ def _layer(
     for other in choice.names():
         if other == chosen:
             break
-        reasons[other] = choice.find(other).refusal(call) or "another was asked for"
+        able = f"{chosen} is faster here" if backend == "auto" else "another was asked for"
+        reasons[other] = choice.find(other).refusal(call) or able
     title = f"{type(cell).__name__}, input {width}, {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
     layer = Layer(name, title + (", reverse" if recurrence.reverse else ""), chosen, reasons)
     plan, _ = plans.find(call)

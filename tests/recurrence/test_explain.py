@@ -38,6 +38,14 @@ def test_reasons_of_what_is_not_fused() -> None:
     assert "test_explain.py" in str(layer)
 
 
+def test_why_not_what_could_run_it_too() -> None:
+    (layer,) = explain(cells.GRUCell(5, 6)).layers
+    assert layer.backend == "fused"
+    assert layer.reasons == {"aten": "fused is faster here"}
+    (layer,) = explain(cells.GRUCell(5, 6), backend="eager").layers
+    assert set(layer.reasons.values()) == {"another was asked for"}
+
+
 def test_every_layer_and_direction_of_a_network() -> None:
     found = explain(DeepRNN("lem", 5, 6, num_layers=2, bidirectional=True))
     assert [layer.name for layer in found.layers] == [
