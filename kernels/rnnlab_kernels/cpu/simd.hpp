@@ -245,15 +245,28 @@ INLINE V vsigmoid(V x) {
   V y = quick_inverse(1 + (scale + scale * e.p));
   return x < -limit ? V{} : y;
 }
-// m / (m + 2) with m = exp(2x) - 1, which keeps its relative precision near zero
+// In double, m / (m + 2) with m = exp(2x) - 1. In float, an odd polynomial fitted to what lies below 0.625, and
+// 1 - 2 / (exp(2|x|) + 1) above: the subtraction rounds the quotient's error away, so that 1 - tanh^2, which
+// gradients need, keeps its precision.
 INLINE V vtanh(V x) {
-  const S limit = DOUBLE ? (S)20.0 : (S)9.1;
-  V z = clamp_range(x, -limit, limit);
-  Reduced e = reduce_exp(z + z);
+  if constexpr (DOUBLE) {
+    V z = clamp_range(x, (S)-20, (S)20);
+    Reduced e = reduce_exp(z + z);
+    V scale = power_of_two(e.n);
+    V m = scale * e.p + (scale - 1);
+    return vabs(x) < (S)1e-9 ? x : m / (m + 2);
+  }
+  V a = vabs(x), z = x * x, q = all((S)-0.005704978373266316);
+  q = q * z + (S)0.02063907874040143;
+  q = q * z + (S)-0.05373971215647922;
+  q = q * z + (S)0.13331442157531076;
+  q = q * z + (S)-0.33333281940181925;
+  V small = x + (x * z) * q;
+  a = clamp_range(a, (S)0, (S)9.1);
+  Reduced e = reduce_exp(a + a);
   V scale = power_of_two(e.n);
-  V m = scale * e.p + (scale - 1);
-  V y = m * quick_inverse(m + 2);
-  return vabs(x) < (DOUBLE ? (S)1e-9 : (S)1e-5) ? x : y;
+  V big = 1 - 2 * quick_inverse(1 + (scale + scale * e.p));
+  return copysign_of(a < (S)0.625 ? small : big, x);
 }
 // log(2^k (1+f)), with the atanh series of fdlibm: log(1+f) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2+f)
 INLINE V log_reduced(V f, V k, V correction) {
