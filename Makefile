@@ -6,7 +6,7 @@ ARGS ?=
 # Processes that run the tests.
 JOBS ?= 2
 
-.PHONY: help train test test-all lint format bench docs clean
+.PHONY: help train test test-all fuzz lint format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands

@@ -60,8 +60,8 @@ class DeepRNN(nn.Module):
         batch_first: batch before time in `x`, outputs and `resets`; states stay as they are.
         dropout: the probability of zeroing an output between layers, in training.
         bidirectional: add to each layer a second one that runs from the end of each row to its start.
-        merge: how a layer's two directions become one output: "concat", "sum", "mean" or "mul".
-        variational_dropout: draw the dropout mask once a sequence, and not for each step.
+        merge: how two directions become one output: "concat", "sum", "mean" or "mul"; unused with one.
+        variational_dropout: draw the mask of `dropout` once a sequence, and not for each step.
         residual: add a layer's input to its output in each layer where their widths agree.
         return_all_layers: return a tuple of the outputs of all layers, the last one being the usual output.
         cell_options: further keyword arguments of the cells, such as `{"forget_bias": 1.0}`.
