@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,9 @@ from rnnlab.data.splits import Split
 
 class DataModule(LightningDataModule):
     """A LightningDataModule whose task can be rebuilt without it.
+
+    Subclasses define `read`, `facts`, `summary` and `examples`, and `make_split_loader` where rows are not
+    gathered by `make_loader`.
 
     After `setup`, `facts` holds in plain containers all that a task must know of the data, so that a
     checkpoint can carry it. `adopt`, called before `setup`, is the way back: the data are then encoded with
@@ -45,6 +48,30 @@ class DataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.adopted: dict[str, Any] | None = None
+        self._datasets: dict[Split, Any] = {}
+
+    def read(self) -> Mapping[Split, Any]:
+        """Read the data, with what was adopted, and return the dataset of each split; called once."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data once for all stages."""
+        if not self._datasets:
+            self._datasets = dict(self.read())
+
+    def dataset(self, split: Split) -> Any:
+        """The dataset of a split.
+
+        Raises:
+            RuntimeError: before `setup`.
+        """
+        self.need_setup()
+        return self._datasets[split]
+
+    def need_setup(self) -> None:
+        """Raise RuntimeError before `setup`."""
+        if not self._datasets:
+            raise RuntimeError("the data are known after setup(); call it first")
 
     def facts(self) -> dict[str, Any]:
         """What the task needs to be built: lists, strings and numbers alone. Known after `setup`."""
@@ -87,3 +114,26 @@ class DataModule(LightningDataModule):
             # A model that overfits a few batches must see the same ones in each epoch.
             reorder=not getattr(trainer, "overfit_batches", 0),
         )
+
+    def make_split_loader(self, split: Split) -> Any:
+        """The loader of a split, whose dataset has `lengths` `[N]` unless a subclass knows better."""
+        dataset = self.dataset(split)
+        return self.make_loader(dataset, dataset.lengths, train=split == "train")
+
+    def train_dataloader(self) -> Any:
+        """Training batches, in an order of its own for each epoch."""
+        return self.make_split_loader("train")
+
+    def val_dataloader(self) -> Any:
+        """Validation batches, in a fixed order."""
+        return self.make_split_loader("validation")
+
+    def test_dataloader(self) -> Any:
+        """Test batches, in a fixed order."""
+        return self.make_split_loader("test")
+
+
+def evenly(rows: Sequence[Any], n: int) -> list[Any]:
+    """`n` rows at even distances, all of them where there are no more."""
+    n = min(n, len(rows))
+    return [rows[i * len(rows) // n] for i in range(n)]

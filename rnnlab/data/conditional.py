@@ -5,22 +5,20 @@ Legend: `T` time, `B` batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
-
-from rnnlab.data.base import DataModule
-from rnnlab.data.batching import SequenceLoader, TokenSequences
 from rnnlab.data.corpora import Corpus, LabelledTexts, read_corpus
+from rnnlab.data.labelled_text import LabelledTextData, Texts
 from rnnlab.data.language import text_tokens
 from rnnlab.data.readers import Column
 from rnnlab.data.running_text import read_verses
-from rnnlab.data.splits import SPLITS, Split, check_fractions
-from rnnlab.data.vocabulary import EOS, Vocabulary
+from rnnlab.data.tokenizers import get_tokenizer
+from rnnlab.data.vocabulary import EOS
 
 
-class ConditionalTextData(DataModule):
+class ConditionalTextData(LabelledTextData):
     """Pairs of a label and a text; a batch's inputs are the texts, each ended by `<eos>`, its targets labels.
 
     The splits are made by a hash of each text, so that every label occurs in training. A text that is longer
@@ -46,6 +44,8 @@ class ConditionalTextData(DataModule):
             or test does not occur in training.
     """
 
+    specials = (EOS,)
+
     def __init__(
         self,
         source: str = "kjv",
@@ -67,127 +67,49 @@ class ConditionalTextData(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed
+            source,
+            reading={
+                "text_column": text_column,
+                "label_column": label_column,
+                "encoding": encoding,
+                "hub_options": hub_options,
+            },
+            fractions={"validation": validation, "test": test},
+            tokenizer=tokenizer,
+            lowercase=lowercase,
+            vocabulary_size=vocabulary_size,
+            min_count=min_count,
+            max_length=max_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
         )
-        check_fractions(validation, test)
-        text_tokens("", tokenizer)
-        if max_length < 1:
-            raise ValueError(f"max_length is at least 1; got {max_length}")
-        self.source = source
-        self.reading: dict[str, Any] = {
-            "text_column": text_column,
-            "label_column": label_column,
-            "encoding": encoding,
-            "hub_options": hub_options,
-        }
-        self.fractions = {"validation": validation, "test": test}
-        self.tokenizer, self.lowercase, self.max_length = tokenizer, lowercase, max_length
-        self.vocabulary_size, self.min_count = vocabulary_size, min_count
-        self._texts: dict[Split, LabelledTexts] = {}
-        self._datasets: dict[Split, TokenSequences] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, split, tokenise and number the texts, once for all stages."""
-        if self._datasets:
-            return
-        if self.adopted:
-            self.tokenizer, self.lowercase = self.adopted["tokenizer"], self.adopted["lowercase"]
-            self.max_length = self.adopted["max_length"]
-        corpus = _read_verses() if self.source == "kjv" else read_corpus(self.source, **self.reading)
-        texts = corpus.split(**self.fractions)
-        self.labels = self._check_labels(corpus, texts)
-        tokens = {
-            split: [text_tokens(text, self.tokenizer, lowercase=self.lowercase) for text in part.texts]
-            for split, part in texts.items()
-        }
-        self.vocabulary = (
-            Vocabulary(self.adopted["vocabulary"])
-            if self.adopted
-            else Vocabulary.build(
-                (text[: self.max_length] for text in tokens["train"]),
-                max_size=self.vocabulary_size,
-                min_count=self.min_count,
-                specials=(EOS,),
-            )
-        )
-        self._counts = {
-            "source": corpus.origin,
-            "left_out": dict(corpus.left_out),
-            "without_tokens": sum(not text for part in tokens.values() for text in part),
-            "truncated": sum(len(text) >= self.max_length for part in tokens.values() for text in part),
-        }
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        for split in SPLITS:
-            self._datasets[split] = TokenSequences(
-                [self.vocabulary.encode([*text, EOS][: self.max_length]) for text in tokens[split]],
-                torch.tensor([numbers[label] for label in texts[split].labels]),
-            )
-        self._texts = texts
+    def read_source(self) -> Corpus:
+        """The verses with their books, or the corpus of the source."""
+        return _read_verses() if self.source == "kjv" else read_corpus(self.source, **self.reading)
 
-    def _check_labels(self, corpus: Corpus, texts: Mapping[Split, LabelledTexts]) -> list[str]:
+    def get_tokenize(self, tokenizer: str, lowercase: bool) -> Callable[[str], list[str]]:
+        """Tokens of a text of several lines."""
+        get_tokenizer(tokenizer)
+        return partial(text_tokens, tokenizer=tokenizer, lowercase=lowercase)
+
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """The numbers of the tokens and of `<eos>`, cut."""
+        return self.vocabulary.encode([*tokens, EOS][: self.max_length])
+
+    def is_cut(self, tokens: Sequence[str]) -> bool:
+        """Whether `encode` leaves something of these tokens, or their `<eos>`, out."""
+        return len(tokens) >= self.max_length
+
+    def share_out(self, corpus: Corpus) -> tuple[list[str], Texts]:
         """The labels in order: the model's, else the source's own order, else the alphabet's."""
-        known = set(self.adopted["labels"] if self.adopted else texts["train"].labels)
-        for split, part in texts.items():
-            if unknown := sorted(set(part.labels) - known):
-                whose = "the model's" if self.adopted else "the training split's"
-                shown = ", ".join(map(repr, sorted(known)[:12])) + (", ..." if len(known) > 12 else "")
-                raise ValueError(
-                    f"{corpus.origin}: the {split} split has label {unknown[0]!r}, which is not among "
-                    f"{whose} labels: {shown}"
-                )
+        texts = corpus.split(**self.fractions)
+        known = self.check_labels(corpus.origin, texts)
         if self.adopted:
-            return list(self.adopted["labels"])
-        return [label for label in corpus.label_order or sorted(known) if label in known]
-
-    def facts(self) -> dict[str, Any]:
-        """Vocabulary, labels, tokenizer, case and longest text."""
-        self._need_setup()
-        return {
-            "vocabulary": self.vocabulary.to_list(),
-            "labels": list(self.labels),
-            "tokenizer": self.tokenizer,
-            "lowercase": self.lowercase,
-            "max_length": self.max_length,
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """Texts by split, the number of labels and tokens, and what was left out or shortened."""
-        self._need_setup()
-        return {
-            **self._counts,
-            "examples": {split: len(part) for split, part in self._texts.items()},
-            "labels": len(self.labels),
-            "vocabulary": len(self.vocabulary),
-            "unknown_in_test": round((self._datasets["test"].flat == 1).float().mean().item(), 5),
-        }
-
-    def examples(self, split: Split, n: int) -> list[tuple[str, str]]:
-        """Pairs of text and label, evenly spaced over the split."""
-        self._need_setup()
-        part = self._texts[split]
-        n = min(n, len(part))
-        return [(part.texts[place], part.labels[place]) for place in (i * len(part) // n for i in range(n))]
-
-    def _need_setup(self) -> None:
-        if not self._datasets:
-            raise RuntimeError("the data are known after setup(); call it first")
-
-    def _loader(self, split: Split) -> SequenceLoader:
-        self._need_setup()
-        dataset = self._datasets[split]
-        return self.make_loader(dataset, dataset.lengths, train=split == "train")
-
-    def train_dataloader(self) -> SequenceLoader:
-        """Training batches, in an order of its own for each epoch."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> SequenceLoader:
-        """Validation batches, sorted by length."""
-        return self._loader("validation")
-
-    def test_dataloader(self) -> SequenceLoader:
-        """Test batches, sorted by length."""
-        return self._loader("test")
+            return list(self.adopted["labels"]), texts
+        return [label for label in corpus.label_order or known if label in known], texts
 
 
 def _read_verses() -> Corpus:

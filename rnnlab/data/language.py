@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.data.base import DataModule
+from rnnlab.data.base import DataModule, evenly
 from rnnlab.data.batching import SequenceLoader
 from rnnlab.data.running_text import read_running_text
 from rnnlab.data.splits import Split, check_fractions
@@ -131,12 +131,9 @@ class LanguageData(DataModule):
         self.vocabulary_size, self.min_count = vocabulary_size, min_count
         self.window, self.vary_window = window, vary_window
         self._texts: dict[Split, str] = {}
-        self._tokens: dict[Split, Tensor] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, split and number the text, once for all stages."""
-        if self._tokens:
-            return
+    def read(self) -> dict[Split, Tensor]:
+        """Read, split and number the text."""
         if self.adopted:
             self.tokenizer, self.lowercase = self.adopted["tokenizer"], self.adopted["lowercase"]
         text = read_running_text(self.source, characters=self.tokenizer == "char", **self.reading)
@@ -149,7 +146,8 @@ class LanguageData(DataModule):
             for split, part in texts.items()
         }
         self._facts_of_source = {"source": text.origin, "left_out": dict(text.left_out)}
-        self._texts, self._tokens = texts, tokens
+        self._texts = texts
+        return tokens
 
     def _count(self, text: str) -> Vocabulary:
         tokenize = get_tokenizer(self.tokenizer, lowercase=self.lowercase)
@@ -160,7 +158,7 @@ class LanguageData(DataModule):
 
     def facts(self) -> dict[str, Any]:
         """Vocabulary, tokenizer, case, and the typical length of a window."""
-        self._need_setup()
+        self.need_setup()
         return {
             "vocabulary": self.vocabulary.to_list(),
             "tokenizer": self.tokenizer,
@@ -170,35 +168,30 @@ class LanguageData(DataModule):
 
     def summary(self) -> dict[str, Any]:
         """Tokens by split, the vocabulary's size, shares of `<unk>`, and what was left out."""
-        self._need_setup()
+        self.need_setup()
         return {
             **self._facts_of_source,
-            "tokens": {split: len(tokens) for split, tokens in self._tokens.items()},
+            "tokens": {split: len(tokens) for split, tokens in self._datasets.items()},
             "unknown": {
-                split: round((tokens == 1).float().mean().item(), 5) for split, tokens in self._tokens.items()
+                split: round((tokens == 1).float().mean().item(), 5)
+                for split, tokens in self._datasets.items()
             },
             "vocabulary": len(self.vocabulary),
-            "left_out_of_an_epoch": len(self._tokens["train"]) % self.batch_size,
+            "left_out_of_an_epoch": len(self._datasets["train"]) % self.batch_size,
         }
 
     def examples(self, split: Split, n: int) -> list[str]:
         """Lines of at least 40 characters (or the longest there are), evenly spaced over the split."""
-        self._need_setup()
+        self.need_setup()
         lines = [line for line in self._texts[split].split("\n") if line.strip()]
         lines = [line for line in lines if len(line) >= 40] or lines
-        n = min(n, len(lines))
-        return [lines[i * len(lines) // n] for i in range(n)]
-
-    def _need_setup(self) -> None:
-        if not self._tokens:
-            raise RuntimeError("the data are known after setup(); call it first")
+        return evenly(lines, n)
 
     def streams(self, split: Split) -> TokenStreams:
         """The streams of a split, as far as this process reads them."""
-        self._need_setup()
         trainer, train = self.trainer, split == "train"
         replicas = trainer.world_size if trainer else 1
-        tokens = self._tokens[split]
+        tokens = self.dataset(split)
         each = self.batch_size if train else min(self.eval_batch_size, max(1, len(tokens) // replicas))
         return TokenStreams(
             tokens,
@@ -209,7 +202,8 @@ class LanguageData(DataModule):
             rank=trainer.global_rank if trainer else 0,
         )
 
-    def _loader(self, split: Split) -> SequenceLoader:
+    def make_split_loader(self, split: Split) -> SequenceLoader:
+        """The windows of a split's streams, in the order of the text."""
         streams, train, trainer = self.streams(split), split == "train", self.trainer
         windows = WindowSampler(len(streams), self.window, vary=train and self.vary_window, seed=self.seed)
         return SequenceLoader(
@@ -219,15 +213,3 @@ class LanguageData(DataModule):
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             reorder=not getattr(trainer, "overfit_batches", 0),
         )
-
-    def train_dataloader(self) -> SequenceLoader:
-        """Windows of the training streams, in the order of the text."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> SequenceLoader:
-        """Windows of the validation streams."""
-        return self._loader("validation")
-
-    def test_dataloader(self) -> SequenceLoader:
-        """Windows of the test streams."""
-        return self._loader("test")

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from rnnlab.data.batching import SequenceBatch
 from rnnlab.nn.generation import Sampling
-from rnnlab.nn.language_model import RecurrentLM
 from rnnlab.nn.pooling import valid_steps
 from rnnlab.nn.states import InitialState
-from rnnlab.tasks.base import MakeModel, MakeOptimizer, MakeScheduler
 from rnnlab.tasks.text_generation import TextGeneration
 
 
@@ -29,15 +27,11 @@ class ConditionalGeneration(TextGeneration):
     (`"input"`), or both.
 
     Args:
-        vocabulary, tokenizer, lowercase: see `TextGeneration`.
         labels: names of the labels.
         max_length: tokens of a training text, the default length of samples.
-        model: makes the recurrent layers, `model(input_size=...)`.
-        optimizer, scheduler: see `Task`.
         condition: where the label enters: `"state"`, `"input"` or `"both"`.
         label_size: C.
-        embedding, embedding_size, tied, dense_sizes, embedding_dropout, input_dropout, output_dropout: see
-            `RecurrentLM`.
+        settings: of the network, the vocabulary and the optimiser; see `TextGeneration`.
 
     Raises:
         ValueError: a setting out of range, or a bidirectional model.
@@ -46,49 +40,19 @@ class ConditionalGeneration(TextGeneration):
     def __init__(
         self,
         *,
-        vocabulary: Sequence[str],
         labels: Sequence[str],
-        tokenizer: str,
-        lowercase: bool,
         max_length: int,
-        model: MakeModel,
-        optimizer: MakeOptimizer,
-        scheduler: MakeScheduler | None = None,
         condition: Literal["state", "input", "both"] = "both",
         label_size: int = 32,
-        embedding: str = "learned",
-        embedding_size: int = 64,
-        tied: bool = False,
-        dense_sizes: Sequence[int] = (),
-        embedding_dropout: float = 0.0,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            vocabulary=vocabulary,
-            tokenizer=tokenizer,
-            lowercase=lowercase,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
         if condition not in ("state", "input", "both"):
             raise ValueError(f"condition is 'state', 'input' or 'both'; got {condition!r}")
         if label_size < 1:
             raise ValueError(f"label_size is at least 1; got {label_size}")
+        super().__init__(0 if condition == "state" else label_size, **settings)
         self.labels = list(labels)
         self.max_length = max_length
-        self.network = RecurrentLM(
-            len(self.vocabulary),
-            model,
-            embedding=embedding,
-            embedding_size=embedding_size,
-            tied=tied,
-            dense_sizes=dense_sizes,
-            embedding_dropout=embedding_dropout,
-            input_dropout=input_dropout,
-            output_dropout=output_dropout,
-            condition_size=0 if condition == "state" else label_size,
-        )
         self.label_vectors = nn.Embedding(len(self.labels), label_size)
         self.fed = condition != "state"
         self.initial_state = (

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from rnnlab.data.streams import StreamBatch
 from rnnlab.nn.generation import Sampling
-from rnnlab.nn.language_model import RecurrentLM
 from rnnlab.nn.states import detached, map_state
-from rnnlab.tasks.base import MakeModel, MakeOptimizer, MakeScheduler
 from rnnlab.tasks.text_generation import TextGeneration
 
 
@@ -29,15 +27,11 @@ class LanguageModel(TextGeneration):
     window, so that a shorter one counts for as many tokens as it has.
 
     Args:
-        vocabulary, tokenizer, lowercase: see `TextGeneration`.
         window: T.
-        model: makes the recurrent layers, `model(input_size=...)`.
-        optimizer, scheduler: see `Task`.
-        embedding, embedding_size, tied, dense_sizes, init_range: see `RecurrentLM`.
-        embedding_dropout, input_dropout, output_dropout: see `RecurrentLM`.
         time_reduction: divide the loss by T ("mean"), or not ("sum", as Zaremba et al. 2014).
         activation_penalty: alpha, of large outputs.
         slowness_penalty: beta, of outputs that change from step to step.
+        settings: of the network, the vocabulary and the optimiser; see `TextGeneration`.
 
     Raises:
         ValueError: a setting out of range, or a bidirectional model.
@@ -48,32 +42,13 @@ class LanguageModel(TextGeneration):
     def __init__(
         self,
         *,
-        vocabulary: Sequence[str],
-        tokenizer: str,
-        lowercase: bool,
         window: int,
-        model: MakeModel,
-        optimizer: MakeOptimizer,
-        scheduler: MakeScheduler | None = None,
-        embedding: str = "learned",
-        embedding_size: int = 64,
-        tied: bool = False,
-        dense_sizes: Sequence[int] = (),
-        embedding_dropout: float = 0.0,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        init_range: float | None = None,
         time_reduction: Literal["mean", "sum"] = "mean",
         activation_penalty: float = 0.0,
         slowness_penalty: float = 0.0,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            vocabulary=vocabulary,
-            tokenizer=tokenizer,
-            lowercase=lowercase,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(**settings)
         if time_reduction not in ("mean", "sum"):
             raise ValueError(f"time_reduction is 'mean' or 'sum'; got {time_reduction!r}")
         if activation_penalty < 0 or slowness_penalty < 0:
@@ -82,18 +57,6 @@ class LanguageModel(TextGeneration):
             )
         self.steps = window if time_reduction == "mean" else 1
         self.penalties = (activation_penalty, slowness_penalty)
-        self.network = RecurrentLM(
-            len(self.vocabulary),
-            model,
-            embedding=embedding,
-            embedding_size=embedding_size,
-            tied=tied,
-            dense_sizes=dense_sizes,
-            embedding_dropout=embedding_dropout,
-            input_dropout=input_dropout,
-            output_dropout=output_dropout,
-            init_range=init_range,
-        )
         self._carried: Any = None
         self._eval_carried: Any = None
 

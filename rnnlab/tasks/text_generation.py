@@ -20,7 +20,7 @@ from rnnlab.data.tokenizers import Joiner
 from rnnlab.data.vocabulary import EOS, PAD, UNK, Vocabulary
 from rnnlab.nn.generation import Sampling, generate
 from rnnlab.nn.language_model import RecurrentLM
-from rnnlab.tasks.base import MakeOptimizer, MakeScheduler, Task
+from rnnlab.tasks.base import MakeModel, MakeOptimizer, MakeScheduler, Task
 
 
 class TokenLoss(MeanMetric):
@@ -56,30 +56,44 @@ class TokenScore:
 class TextGeneration(Task):
     """A task around a `RecurrentLM` that is fed `<eos>` first, and ends what it writes with `<eos>`.
 
-    Subclasses set `network` and define `_prepare`. Logged are the cross-entropy a token in nats (`loss`) and,
-    for characters, the bits per character, else the perplexity.
+    Subclasses define `_prepare`. Logged are the cross-entropy a token in nats (`loss`) and, for characters,
+    the bits per character, else the perplexity.
 
     Args:
+        condition_size: features that the network reads beside each symbol; 0 for none.
         vocabulary: all tokens, `<pad>`, `<unk>`, `<eos>` first.
         tokenizer: `"char"`, `"word"` or `"space"`.
         lowercase: fold texts to lower case.
+        model: makes the recurrent layers, `model(input_size=...)`.
         optimizer, scheduler: see `Task`.
+        embedding, embedding_size, tied, dense_sizes, init_range: see `RecurrentLM`.
+        embedding_dropout, input_dropout, output_dropout: see `RecurrentLM`.
 
     Raises:
-        ValueError: the vocabulary has no `<eos>`.
+        ValueError: the vocabulary has no `<eos>`, a setting out of range, or a bidirectional model.
     """
 
     monitor: ClassVar[str] = "val/loss"
-    network: RecurrentLM
 
     def __init__(
         self,
+        condition_size: int = 0,
+        /,
         *,
         vocabulary: Sequence[str],
         tokenizer: str,
         lowercase: bool,
+        model: MakeModel,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None = None,
+        embedding: str = "learned",
+        embedding_size: int = 64,
+        tied: bool = False,
+        dense_sizes: Sequence[int] = (),
+        embedding_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        init_range: float | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
         self.vocabulary = Vocabulary(vocabulary)
@@ -92,6 +106,19 @@ class TextGeneration(Task):
         self.headline = f"test/{self.measure}"
         self.val_loss, self.test_loss = TokenLoss("nats"), TokenLoss("nats")
         self.val_measure, self.test_measure = TokenLoss(unit), TokenLoss(unit)
+        self.network = RecurrentLM(
+            len(self.vocabulary),
+            model,
+            embedding=embedding,
+            embedding_size=embedding_size,
+            tied=tied,
+            dense_sizes=dense_sizes,
+            embedding_dropout=embedding_dropout,
+            input_dropout=input_dropout,
+            output_dropout=output_dropout,
+            condition_size=condition_size,
+            init_range=init_range,
+        )
 
     def _log_losses(self, stage: Literal["val", "test"], nats: Tensor, tokens: int, rows: int) -> None:
         """Count the mean cross-entropy of a batch of so many tokens into the metrics of a stage."""
