@@ -212,6 +212,9 @@ class SequenceLoader:
     `state_dict` counts the batches that were handed out, not those that workers have prepared, so that a
     pass continues with exactly the next batch.
 
+    A dataset that draws random numbers, and says so by a true attribute `draws`, is indexed by `(epoch, key)`:
+    what it draws can then depend on the epoch, and on nothing that an interruption would lose.
+
     Args:
         dataset: gives a batch for a key of the sampler.
         sampler: gives the keys of the batches, such as lists of rows.
@@ -230,6 +233,7 @@ class SequenceLoader:
         reorder: bool = True,
     ) -> None:
         self._dataset, self._sampler = dataset, sampler
+        self._keys: Any = _WithEpoch(sampler) if getattr(dataset, "draws", False) else sampler
         self._workers, self._pin_memory = num_workers, pin_memory
         self._position = 0
         # Trainers look for `sampler` to announce the epoch, and would replace one that reorders in vain.
@@ -251,13 +255,13 @@ class SequenceLoader:
             return iter(
                 DataLoader(
                     self._dataset,
-                    sampler=self._sampler,
+                    sampler=self._keys,
                     batch_size=None,
                     num_workers=self._workers,
                     pin_memory=self._pin_memory,
                 )
             )
-        return (self._dataset[key] for key in self._sampler)
+        return (self._dataset[key] for key in self._keys)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and how many of its batches were handed out."""
@@ -267,3 +271,16 @@ class SequenceLoader:
         """Let the next pass continue where `state` was taken."""
         self._sampler.resume(state["epoch"], state["position"])
         self._position = state["position"]
+
+
+class _WithEpoch:
+    """The keys of a sampler, each with the epoch that they are of."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return ((self._sampler.epoch, key) for key in self._sampler)
