@@ -70,9 +70,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     console.print(title)
     if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) + machine["threads"]:
         console.print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): trust ratios before times.")
-    peak_gflops = peak.measure(0.05 if options.quick else 0.5)
+    highest = peak.find()
+    peak_gflops = None if highest is None else peak.best(highest, 0.05 if options.quick else 0.5)
     if peak_gflops is not None:
-        console.print(f"measured peak: {peak_gflops:.0f} GFLOP/s in float32")
+        console.print(f"measured peak: {peak_gflops:.0f} GFLOP/s in float32 at its best moment")
     budget_s = options.budget or (0.05 if options.quick else 1.2)
     results: list[Measured] = []
     with console.status("") as status:
@@ -81,15 +82,16 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             who,
             budget_s=budget_s,
             scan_everywhere=options.scan,
+            peak=highest,
             started=lambda case: status.update(f"{case}  ({len(results) + 1} of {len(chosen)})"),
         ):
             results.append(measured)
             if not console.is_terminal:  # a log shows how far it came
                 shown = ", ".join(f"{name} {time_ms:.3f}" for name, time_ms in measured.times_ms.items())
                 console.print(f"{measured.case}: {shown}", markup=False, highlight=False)
-    report.show(console, results, peak_gflops)
+    report.show(console, results)
     summary: dict[str, Any] = {"machine": machine, "peak_gflops": peak_gflops}
-    found = report.verdicts(results, peak_gflops)
+    found = report.verdicts(results)
     whole = not options.cases and OURS in who and who[OURS].refusal(chosen[0]) is None
     if whole:
         with console.status("sequences of different lengths"):
@@ -113,7 +115,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         {
             "case": str(m.case),
             "flops": m.flops,
-            "share_of_peak": report.share_of_peak(m, peak_gflops),
+            "peak_gflops": m.peak_gflops,
+            "share_of_peak": m.share_of_peak,
             "saved_bytes": m.saved_bytes,
             "prepare_s": m.prepare_s,
             "wrong": m.wrong,

@@ -1,11 +1,14 @@
-"""The machine's measured peak: multiply-adds on registers, in the widest vectors, on every thread at once."""
+"""The machine's measured peak: multiply-adds on registers, in the widest vectors, on every thread at once.
+
+It runs on the same threads as the kernels (OpenMP's, those of torch), so that it can take turns with them: a
+processor's clock, and what its neighbours leave of a core, change from one second to the next.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,6 +16,8 @@ from rnnlab_kernels.cpu import cache, toolchain
 
 # Independent sums, each in its own register: enough to hide a multiply-add's latency on two units.
 CHAINS = 12
+RUN_S = 0.005
+"""How long one run takes, about."""
 
 _SOURCE = """
 #if defined(__AVX512F__)
@@ -24,8 +29,7 @@ enum {{ BYTES = 16 }};
 #endif
 typedef float Vector __attribute__((vector_size(BYTES)));
 
-// Runs `rounds` multiply-adds on each of {chains} vectors; returns how many operations that were.
-extern "C" __attribute__((visibility("default"))) double rnnlab_peak(long rounds, float scale, float* out) {{
+static float chains(long rounds, float scale) {{
   Vector a, b;
   for (int k = 0; k < BYTES / 4; ++k) a[k] = scale, b[k] = 1e-7f * scale;
   {declare}
@@ -34,8 +38,21 @@ extern "C" __attribute__((visibility("default"))) double rnnlab_peak(long rounds
     __asm__ volatile("" ::: "memory");
   }}
   Vector sum = {total};
-  *out = sum[0];
-  return 2.0 * {chains} * (BYTES / 4) * double(rounds);
+  return sum[0];
+}}
+
+// Runs `rounds` multiply-adds on each of {chains} vectors in every thread; returns how many they were.
+extern "C" __attribute__((visibility("default")))
+double rnnlab_peak(long rounds, int threads, float scale, float* out) {{
+  float total = 0;
+  int running = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total, running)
+  {{
+    total += chains(rounds, scale);
+    running += 1;
+  }}
+  *out = total;
+  return 2.0 * {chains} * (BYTES / 4) * double(rounds) * running;
 }}
 """
 
@@ -51,36 +68,53 @@ def source() -> str:
     )
 
 
-def measure(seconds: float = 0.3) -> float | None:
-    """GFLOP/s in float32 on all of torch's threads, the best of several runs; None without a compiler."""
-    if toolchain.missing() is not None:
-        return None
-    text = source()
-    compiler = toolchain.compiler()
-    key = hashlib.sha256(f"{text}{compiler}".encode()).hexdigest()
+class Peak:
+    """A run of multiply-adds on all of torch's threads: `operations` of them each time that it is called."""
 
-    def make(path: Path) -> None:
-        toolchain.compile_object(text, path, openmp=False)
+    def __init__(self) -> None:
+        text = source()
+        key = hashlib.sha256(f"{text}{toolchain.compiler()}".encode()).hexdigest()
 
-    function = cache.load(f"peak-{key[:32]}", make).rnnlab_peak
-    function.restype = ctypes.c_double
-    function.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.POINTER(ctypes.c_float)]
-    threads = torch.get_num_threads()
-    rounds = 200_000
+        def make(path: Path) -> None:
+            toolchain.compile_object(text, path, openmp=True)
 
-    def once(_: int) -> float:
-        return float(function(rounds, 0.5, ctypes.byref(ctypes.c_float())))
+        self._function = cache.load(f"peak-{key[:32]}", make).rnnlab_peak
+        self._function.restype = ctypes.c_double
+        self._function.argtypes = [
+            ctypes.c_long,
+            ctypes.c_int,
+            ctypes.c_float,
+            ctypes.POINTER(ctypes.c_float),
+        ]
+        self._rounds, self.operations = 20_000, 0.0
+        for _ in range(4):  # the threads start, and the clock rises
+            taken_s = self._timed()
+            self._rounds = max(1, int(self._rounds * min(8.0, RUN_S / taken_s)))
+        self()
 
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:  # ctypes lets the threads run side by side
-        list(pool.map(once, range(threads)))
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            operations = sum(pool.map(once, range(threads)))
-            taken_s = time.perf_counter() - start
-            best = max(best, operations / taken_s / 1e9)
-            rounds = int(
-                rounds * min(4.0, max(0.5, 0.03 / taken_s))
-            )  # long enough to forget the start of threads
-    return best
+    def _timed(self) -> float:
+        start = time.perf_counter()
+        self()
+        return time.perf_counter() - start
+
+    def __call__(self) -> None:
+        out = ctypes.c_float()
+        threads = torch.get_num_threads()
+        self.operations = float(self._function(self._rounds, threads, 0.5, ctypes.byref(out)))
+
+    def gflops(self, time_ms: float) -> float:
+        """Operations a second, in 1e9, for the time of one call."""
+        return self.operations / time_ms / 1e6
+
+
+def find() -> Peak | None:
+    """What measures the peak; None without a compiler."""
+    return None if toolchain.missing() is not None else Peak()
+
+
+def best(peak: Peak, seconds: float = 0.3) -> float:
+    """GFLOP/s in float32 at the best moment within some seconds."""
+    least, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        least = min(least, peak._timed())
+    return peak.gflops(1e3 * least)

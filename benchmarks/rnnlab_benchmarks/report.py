@@ -27,7 +27,7 @@ class Verdict:
     met: bool
 
 
-def table(results: Sequence[Measured], peak_gflops: float | None) -> Table:
+def table(results: Sequence[Measured]) -> Table:
     """Times and ratios of every case; a peer that is faster than ours is marked."""
     peers = [p for p in _peers(results) if p != OURS]
     view = Table(title="Milliseconds (median), and how many times as long a peer takes", title_justify="left")
@@ -41,7 +41,7 @@ def table(results: Sequence[Measured], peak_gflops: float | None) -> Table:
         view.add_row(
             str(m.case).replace("/", " "),
             Text("WRONG" if OURS in m.wrong else "-", "bold red") if ours is None else f"{ours:.3f}",
-            _percent(share_of_peak(m, peak_gflops)),
+            _percent(m.share_of_peak),
             *(_peer_cell(m, peer) for peer in peers),
             end_section=m is results[-1] or results[results.index(m) + 1].case.cell != m.case.cell,
         )
@@ -59,15 +59,7 @@ def _peer_cell(m: Measured, peer: str) -> Text:
     return Text(f"{time_ms:.3f}  {ratio:6.2f}x{' LOSS' if loss else ''}", "bold red" if loss else "")
 
 
-def share_of_peak(m: Measured, peak_gflops: float | None) -> float | None:
-    """The matrix products' operations a second, as a share of the machine's measured peak."""
-    ours = m.times_ms.get(OURS)
-    if ours is None or not peak_gflops:
-        return None
-    return m.flops / (ours * 1e-3) / 1e9 / peak_gflops
-
-
-def verdicts(results: Sequence[Measured], peak_gflops: float | None) -> list[Verdict]:
+def verdicts(results: Sequence[Measured]) -> list[Verdict]:
     """Every target of `cases.py` of which something was measured."""
     found: list[Verdict] = []
     for target in TARGETS:
@@ -84,7 +76,7 @@ def verdicts(results: Sequence[Measured], peak_gflops: float | None) -> list[Ver
             what = f"any cell {mode} against aten, on any single shape"
             measured = f"{ratio:.2f} ({m.case})"
             found.append(Verdict(what, f">= {NEVER_BELOW}", measured, ratio >= NEVER_BELOW))
-    shares = [(share_of_peak(m, peak_gflops), m) for m in results if m.case.shape in PEAK_SHAPES]
+    shares = [(m.share_of_peak, m) for m in results if m.case.shape in PEAK_SHAPES]
     known = [(share, m) for share, m in shares if share is not None]
     if known:
         share, m = min(known, key=lambda pair: pair[0])
@@ -179,9 +171,9 @@ def write_png(path: Path, results: Sequence[Measured], title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def show(console: Console, results: Sequence[Measured], peak_gflops: float | None) -> None:
+def show(console: Console, results: Sequence[Measured]) -> None:
     """Print what was measured, and which targets are met."""
-    console.print(table(results, peak_gflops))
+    console.print(table(results))
     if any(m.saved_bytes for m in results):
         console.print(saved_table(results))
     for name, reason in {(k, v) for m in results for k, v in m.refused.items()}:

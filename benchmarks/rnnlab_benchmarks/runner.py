@@ -16,9 +16,11 @@ from rnnlab.recurrence import Recurrence
 from rnnlab.recurrence.accuracy import Accuracy, Tally, compare
 from rnnlab_benchmarks import measure
 from rnnlab_benchmarks.cases import SCAN_SHAPES, Case, Shape
+from rnnlab_benchmarks.peak import Peak
 from rnnlab_benchmarks.subjects import Ours, Problem, Runner, Subject, TorchRunner
 
 OURS = "fused"
+PEAK = "peak"
 WITHOUT = "outputs without gradients"
 
 
@@ -35,6 +37,16 @@ class Measured:
     """Preparation and first calls: for `scan` and `jax`, mostly their compilers."""
     saved_bytes: dict[str, int] = field(default_factory=dict)
     flops: int = 0
+    peak_gflops: float | None = None
+    """The machine's peak in the same rounds, by the median."""
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Our matrix products' operations a second, as a share of the peak in the same rounds."""
+        ours = self.times_ms.get(OURS)
+        if ours is None or not self.peak_gflops:
+            return None
+        return self.flops / (ours * 1e6) / self.peak_gflops
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -63,9 +75,10 @@ def run(
     *,
     budget_s: float = 1.5,
     scan_everywhere: bool = False,
+    peak: Peak | None = None,
     started: Callable[[Case], object] = lambda case: None,
 ) -> Iterator[Measured]:
-    """Measure the cases one by one, those of one cell and shape together."""
+    """Measure the cases one by one, those of one cell and shape together; `peak` takes turns with them."""
     order: dict[tuple[str, Shape], list[Case]] = {}
     for case in cases:
         order.setdefault((case.cell, case.shape), []).append(case)
@@ -77,17 +90,22 @@ def run(
             prepared = None  # free the old problem before the new one is made
             prepared = (key, _prepare(case, subjects, scan_everywhere))
         ready = prepared[1]
-        functions = {
+        functions: dict[str, Callable[[], Any]] = {
             name: getattr(r, "infer" if case.mode == "inference" else "train")
             for name, r in ready.good.items()
         }
+        if functions and peak is not None:
+            functions[PEAK] = peak
+        times_ms = measure.interleaved(functions, budget_s=budget_s) if functions else {}
+        peak_ms = times_ms.pop(PEAK, None)
         result = Measured(
             case,
-            measure.interleaved(functions, budget_s=budget_s) if functions else {},
+            times_ms,
             ready.wrong,
             ready.refused,
             ready.prepare_s,
             flops=ready.flops[case.mode],
+            peak_gflops=None if peak is None or peak_ms is None else peak.gflops(peak_ms),
         )
         if case.mode == "train":
             for name, runner in ready.good.items():

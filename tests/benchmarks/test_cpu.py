@@ -125,7 +125,7 @@ def test_what_is_wrong_gets_no_figure_and_what_fails_is_told():
 
 
 def measured(cell, mode, shape, **times):
-    return Measured(Case(cell, mode, shape), times, flops=10**6)
+    return Measured(Case(cell, mode, shape), times, flops=10**6, peak_gflops=100.0)
 
 
 def test_targets_and_losses_are_told_as_they_are(capsys):
@@ -136,14 +136,14 @@ def test_targets_and_losses_are_told_as_they_are(capsys):
         measured("gru", "train", SHAPES[3], fused=2.0, aten=1.0, eager=30.0),
         measured("lem", "inference", SHAPES[0], fused=1.0, eager=7.0),
     ]
-    found = {v.what: v for v in report.verdicts(results, peak_gflops=100.0)}
+    found = {v.what: v for v in report.verdicts(results)}
     mean = found["gru train against aten, geometric mean of 2"]
     assert mean.measured == "1.41" and not mean.met
     assert found["lem inference against eager, geometric mean of 1"].met
     worst = found["any cell train against aten, on any single shape"]
     assert not worst.met and "gru/train/100x64x256x256" in worst.measured
     assert not found[f"share of peak at {SHAPES[3]} and above"].met
-    Console(width=130).print(report.table(results, 100.0), report.verdict_table(list(found.values())))
+    Console(width=130).print(report.table(results), report.verdict_table(list(found.values())))
     told = capsys.readouterr().out
     assert told.count("LOSS") == 1 and "MISSED" in told and "met" in told
 
@@ -205,7 +205,12 @@ def test_no_such_benchmark(words, capsys):
 @needs_compiler
 def test_the_peak_is_a_loop_of_multiply_adds():
     assert peak.source().count("* a + b") == peak.CHAINS
-    assert peak.measure(0.01) > 0
+    highest = peak.find()
+    highest()
+    per_thread = highest.operations / torch.get_num_threads()
+    assert per_thread % (2 * peak.CHAINS) == 0 and peak.best(highest, 0.01) > 0
+    (m,) = run([Case("rnn", "inference", SMALL)], {OURS: Ours(OURS)}, budget_s=0, peak=highest)
+    assert set(m.times_ms) == {OURS} and 0 < m.share_of_peak < 1
 
 
 @needs_compiler
