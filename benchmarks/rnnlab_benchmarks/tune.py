@@ -183,19 +183,22 @@ def _own(
     return {name: 1e3 * time_ms for name, time_ms in found.items()}
 
 
+def factors(
+    derivative: Derivative, dtype: torch.dtype, batch: int, length: int, device: torch.device
+) -> list[tuple[Contraction, Tensor | None, Tensor]]:
+    """The contractions that follow an adjoint loop, with random sequences of the widths that they read."""
+
+    def like(operand: Operand) -> Tensor:
+        return torch.randn(length, batch, derivative.width(operand), device=device, dtype=dtype)
+
+    return [(c, None if c.left is None else like(c.left), like(c.right)) for c in derivative.contractions]
+
+
 def _contractions(
     derivative: Derivative, dtype: torch.dtype, batch: int, length: int, device: torch.device, rounds: int
 ) -> float:
     """Microseconds of the weight gradients that follow an adjoint loop."""
-    adjoint = derivative.adjoint
-
-    def like(operand: Operand) -> Tensor:
-        items = adjoint.inputs if operand.source == "input" else adjoint.outputs
-        return torch.randn(length, batch, items[operand.index].width, device=device, dtype=dtype)
-
-    work: list[tuple[Contraction, Tensor | None, Tensor]] = [
-        (c, None if c.left is None else like(c.left), like(c.right)) for c in derivative.contractions
-    ]
+    work = factors(derivative, dtype, batch, length, device)
 
     def all_of_them() -> None:
         for contraction, left, right in work:

@@ -9,11 +9,13 @@ from rnnlab_benchmarks import gpu, tune
 from rnnlab_benchmarks.floors import GPUS, floors
 from rnnlab_benchmarks.gpu import Case, Measured, Peaks, draw, measure, measure_peaks, roofline, table_row
 from rnnlab_benchmarks.kernels import programs
+from rnnlab_kernels.program import contract
 from rnnlab_kernels.triton.choice import Device
 from rnnlab_kernels.triton.table import Table
 
-from rnnlab import cli
+from rnnlab import cells, cli
 from rnnlab.recurrence import operators
+from rnnlab.recurrence.compiler import compile_cell
 
 CPU = torch.device("cpu")
 
@@ -80,6 +82,22 @@ def test_tuning_finds_and_keeps_winners(capsys: pytest.CaptureFixture[str]) -> N
     assert len(table.winners) == 3
     assert all(winner.time_us > 0 for winner in table.winners.values())
     assert capsys.readouterr().out.count("gru H=4 B=2") == 3
+
+
+@pytest.mark.parametrize("name", ["gru_reset_before", "peephole_lstm", "mgu", "lem"])
+def test_contractions_are_tuned_at_the_widths_that_they_have(name: str) -> None:
+    compiled = compile_cell(cells.find(name)(4, 5), torch.randn(2, 3, 4))
+    derivative = compiled.derivative()
+    found = tune.factors(derivative, torch.float32, 3, 2, CPU)
+    read = [operand for c, _, _ in found for operand in (c.left, c.right) if operand is not None]
+    assert any(operand.width is not None for operand in read), "no contraction reads a part of a sequence"
+    for contraction, left, right in found:
+        item = compiled.program.inputs[contraction.parameter]
+        shape = contract(contraction, left, right).shape
+        if contraction.kind == "outer":
+            assert shape == (item.rows, item.width)
+        else:
+            assert contraction.start + shape[0] <= item.width
 
 
 def test_floors_know_where_weights_no_longer_fit() -> None:
