@@ -23,6 +23,7 @@ class Command:
     name: str
     help: str
     function: str
+    names_modules: bool = False  # its words name modules of the user's own
 
     def load(self) -> Callable[[list[str]], int]:
         module, _, name = self.function.partition(":")
@@ -34,15 +35,17 @@ COMMANDS = (
     Command("train", "train a model and test it", "rnnlab.experiments.commands:train"),
     Command("eval", "measure a checkpoint on held-out or new data", "rnnlab.experiments.commands:evaluate"),
     Command("predict", "what a checkpoint says of new inputs", "rnnlab.experiments.commands:predict"),
-    Command("explain", "how a cell is run, and why so", "rnnlab.recurrence.explain:main"),
-    Command("check", "hold a cell of yours to the contract", "rnnlab.recurrence.check:main"),
+    Command("explain", "how a cell is run, and why so", "rnnlab.recurrence.explain:main", True),
+    Command("check", "hold a cell of yours to the contract", "rnnlab.recurrence.check:main", True),
     Command("doctor", "what this machine has, and what to install", "rnnlab.recurrence.doctor:main"),
     Command("sample", "write text with a language model", "rnnlab.experiments.text_commands:sample"),
     Command("score", "how probable a language model finds texts", "rnnlab.experiments.text_commands:score"),
     Command("experiments", "what can be trained by name", "rnnlab.experiments.listing:experiments"),
-    Command("kernels", "what the GPU kernels need, found without a GPU", "rnnlab_benchmarks.kernels:main"),
-    Command("tune", "find the fastest kernels on this GPU", "rnnlab_benchmarks.tune:main"),
-    Command("bench", "measure speed on this machine", "rnnlab_benchmarks.cli:main"),
+    Command(
+        "kernels", "what the GPU kernels need, found without a GPU", "rnnlab_benchmarks.kernels:main", True
+    ),
+    Command("tune", "find the fastest kernels on this GPU", "rnnlab_benchmarks.tune:main", True),
+    Command("bench", "measure speed on this machine", "rnnlab_benchmarks.cli:main", True),
     Command("completion", "print a completion script for bash, zsh or fish", "rnnlab.completion:main"),
 )
 
@@ -78,15 +81,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
         hint = f"did you mean {near[0]}?" if near else "`rnnlab --help` lists the commands"
         return _refuse(f"there is no command {name!r}; {hint}")
-    with contextlib.suppress(FileNotFoundError):  # the working folder may be gone
-        if not {"", os.getcwd()} & set(sys.path):
-            sys.path.append(os.getcwd())  # a user's own cells are named by their module
     debug = bool(os.environ.get("RNNLAB_DEBUG"))
     if "--debug" in (rest[: rest.index("--")] if "--" in rest else rest):
         rest.remove("--debug")
         debug = True
     try:
-        return command.load()(rest)
+        rest, trusted = _trusted(rest)
+        if trusted or command.names_modules:
+            _find_modules_here()
+        with _allowing(trusted):
+            return command.load()(rest)
     except SystemExit as stop:  # argparse: the message is already printed
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -108,6 +112,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "" if debug else "; add --debug for the full trace"
         print(f"rnnlab: failed: {type(error).__name__}: {error} {place}{again}", file=sys.stderr)
         return 1
+
+
+def _trusted(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without `allow=MODULE`, and the modules."""
+    end = words.index("--") if "--" in words else len(words)
+    given = [word for word in words[:end] if word.startswith("allow=")]
+    modules = [name for word in given for name in word.removeprefix("allow=").split(",")]
+    return [word for word in words[:end] if word not in given] + words[end:], modules
+
+
+def _allowing(modules: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Configurations and checkpoints may name these modules meanwhile."""
+    if not modules:
+        return contextlib.nullcontext()
+    from rnnlab.training.trust import allowing
+
+    return allowing(*modules)
+
+
+def _find_modules_here() -> None:
+    """Let modules of the working folder be found, after all others."""
+    with contextlib.suppress(FileNotFoundError):  # the working folder may be gone
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())
 
 
 def usage() -> str:

@@ -30,6 +30,9 @@ from rnnlab.experiments.groups import (
     search_path,
     shipped_folder,
 )
+from rnnlab.training.confine import outside, strays
+from rnnlab.training.references import unsafe_references
+from rnnlab.training.targets import forbidden
 from rnnlab.training.validate import ConfigError, faults
 
 
@@ -81,6 +84,8 @@ def compose(
     if "name" in composed and composed.name is None:
         composed.name = picked.get("experiment") or picked.get("task") or "run"
     config = prove(composed, values, found, allowed - {"defaults"})
+    if lines := strays(config, {override.key_or_group for override in values}):
+        raise ConfigError(lines)
     return Composed(config, list(overrides), picked)
 
 
@@ -109,6 +114,9 @@ def prove(
             _set(config, override)
         except OmegaConfBaseException as error:
             lines.append(f"{override.input_line}: {str(error).splitlines()[0]}")
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    if calls := unsafe_references(unresolved):  # nothing is resolved then
+        raise ConfigError([*lines, *calls])
     for key, text in list(_texts(OmegaConf.to_container(config, resolve=False))):
         if text == "???":
             lines.append(f"{key}: required, but not given")
@@ -124,7 +132,11 @@ def prove(
     if top_level is not None:
         known = {key: known.get(key) for key in sorted(top_level)}
     plain = {str(key): value for key, value in resolved.items()}
+    if refused := forbidden(plain):  # nothing is imported then
+        raise ConfigError([*lines, *refused])
     lines += faults(plain, source, known)
+    if not lines:
+        lines = outside(plain)
     if lines:
         from rnnlab.training.ranges import out_of_range
 

@@ -10,6 +10,7 @@ from rnnlab.experiments.compose import compose, parse_values, prove
 from rnnlab.experiments.groups import read_groups, search_path
 from rnnlab.training.checkpoint import find_checkpoint, read_checkpoint, task_of
 from rnnlab.training.run import measure
+from rnnlab.training.targets import TargetError, check
 
 
 def evaluate(
@@ -39,7 +40,12 @@ def evaluate(
     )
     config = fresh.config
     if "data" not in chosen:
-        config.data = content["rnnlab"]["config"]["data"]
+        of_checkpoint = content["rnnlab"]["config"]["data"]
+        try:
+            check(of_checkpoint, "data", "data")
+        except TargetError as error:
+            raise ValueError(f"checkpoint={checkpoint}: {error}") from error
+        config.data = of_checkpoint
         config = prove(config, parse_values(of_data))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     task = task_of(content, find_checkpoint(checkpoint))

@@ -3,9 +3,6 @@
 A checkpoint holds plain containers and tensors alone, so that it loads with `weights_only=True`.
 """
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from rnnlab.training.targets import TargetError, build
+from rnnlab.training.archive import UnsafeFile, load_archive, load_safetensors, weights_bytes
+from rnnlab.training.references import texts
+from rnnlab.training.sizes import SPARE_BYTES, at_most
+from rnnlab.training.targets import build
 
 FORMAT = 1
 
@@ -54,17 +54,16 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         ValueError: not a checkpoint, one of another program, or of a newer rnnlab.
     """
     file = find_checkpoint(path)
+    load = load_safetensors if file.suffix == ".safetensors" else load_archive
     try:
-        with warnings.catch_warnings():  # what is no checkpoint is refused below, without a warning before
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content = torch.load(file, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError) as error:
-        reason = "damaged, or not a checkpoint of rnnlab"
+        content = load(file, map_location)
+    except UnsafeFile as error:
         raise ValueError(
-            f"checkpoint={file}: cannot be read ({reason}); expected one that train wrote"
+            f"checkpoint={file}: cannot be read ({error}); expected one that train wrote"
         ) from error
     record = content.get("rnnlab") if isinstance(content, dict) else None
-    if not isinstance(record, dict) or "state_dict" not in content:
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(record, dict) or not isinstance(weights, dict):
         raise ValueError(
             f"checkpoint={file}: a checkpoint of another program: it does not say which model it holds; "
             "expected one that `rnnlab train` wrote"
@@ -73,6 +72,12 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise ValueError(
             f"checkpoint={file}: format {record.get('format')}, this rnnlab reads {FORMAT}: update rnnlab"
         )
+    if not isinstance(record.get("config"), dict) or not isinstance(record.get("facts"), dict):
+        raise ValueError(f"checkpoint={file}: it does not say how its model is built")
+    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()):
+        raise ValueError(f"checkpoint={file}: its weights are not tensors by name")
+    for key, text in texts(record["config"]):  # those of a run have been resolved before
+        raise ValueError(f"checkpoint={file}: its configuration refers to {text[:80]!r} ({'.'.join(key)})")
     return content
 
 
@@ -93,10 +98,14 @@ def load_task(path: str | Path, map_location: str | torch.device = "cpu") -> pl.
 def task_of(content: Mapping[str, Any], file: Path) -> pl.LightningModule:
     """The task that the contents of a checkpoint describe; `file` is named in errors."""
     record = content["rnnlab"]
+    # Weights twice over, as an average has them, and what is drawn before it is replaced.
+    budget = 4 * weights_bytes(content["state_dict"]) + SPARE_BYTES
     try:
-        task = build(record["config"]["task"], **record["facts"])
-    except (KeyError, TypeError, TargetError) as error:
-        raise ValueError(f"checkpoint={file}: its model cannot be built here: {error}") from error
+        with at_most(budget, "are enough for its weights"):
+            task = build(record["config"]["task"], "model", **record["facts"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint={file}: its model cannot be built here: {first}") from error
     if not isinstance(task, pl.LightningModule):
         raise ValueError(f"checkpoint={file}: it names a {type(task).__name__}, which is not a task")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rnnlab.training.settings import Settings
+from rnnlab.training.sizes import at_most, machine_bytes
 from rnnlab.training.targets import DIRECTIVES, TargetError, build, is_node, resolve
 from rnnlab.training.validate import show, signature
 
@@ -45,7 +46,8 @@ def out_of_range(config: Node, source: Node | None = None, told: Sequence[str] =
                 _leave_out(kept, name)
         if kept != node and _lacks(kept):
             return None
-        made, lines = _made(key, kept, finish, types=not told)
+        with at_most(machine_bytes(), "are there"):
+            made, lines = _made(key, kept, finish, types=not told)
         found.extend(lines)
         return made
 

@@ -21,9 +21,12 @@ from rich.console import Console
 from rnnlab.training import console as screen
 from rnnlab.training.callbacks import Progress, Provenance
 from rnnlab.training.checkpoint import describe_model, read_checkpoint
+from rnnlab.training.confine import outside
 from rnnlab.training.folder import SHARED, make_folder, remove_folder, write_records
 from rnnlab.training.ranges import blamed, out_of_range
+from rnnlab.training.references import unsafe_references
 from rnnlab.training.settings import Settings
+from rnnlab.training.sizes import at_most, machine_bytes
 from rnnlab.training.targets import build, resolve
 from rnnlab.training.validate import ConfigError, faults, show, signature
 
@@ -90,6 +93,8 @@ def train(
         try:
             source["run_dir"] = str(folder)
             plain = _plain(source)[1]
+            if strayed := outside(plain):
+                raise ConfigError(strayed)
             trainer = _trainer(plain, task, facts, callbacks)
             if made:
                 write_records(folder, plain, overrides)
@@ -129,6 +134,8 @@ def _plain(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict
     """A configuration as plain containers: as it was written, and with every reference resolved."""
     tree = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     source: Any = OmegaConf.to_container(tree, resolve=False)
+    if calls := unsafe_references(source):
+        raise ConfigError(calls)
     resolved: Any = OmegaConf.to_container(tree, resolve=True)
     return source, resolved
 
@@ -136,7 +143,10 @@ def _plain(config: DictConfig | Mapping[str, Any]) -> tuple[dict[str, Any], dict
 def _build(key: str, node: Mapping[str, Any], **supplied: Any) -> Any:
     """Build a node; a constructor's refusal names the node."""
     try:
-        return build(node, **supplied)
+        if key != "task":
+            return build(node, **supplied)
+        with at_most(machine_bytes(), "are there"):
+            return build(node, **supplied)
     except TypeError as error:
         if key == "task" and "argument" in str(error):
             given = ", ".join(sorted(supplied))

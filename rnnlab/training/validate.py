@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from rnnlab.training.settings import Settings
-from rnnlab.training.targets import DIRECTIVES, TargetError, is_node, resolve
+from rnnlab.training.targets import DIRECTIVES, TargetError, forbidden, is_node, resolve
 
 # What the program itself passes when it completes a node, by the node's key.
 SUPPLIED: dict[str, frozenset[str]] = {
@@ -45,7 +45,7 @@ class ConfigError(ValueError):
 
 
 def faults(config: Mapping[str, Any], source: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a configuration; nothing is called, modules are imported.
+    """What is wrong with a configuration; nothing is called, and modules are imported only if all may be.
 
     Args:
         config: the resolved configuration, plain containers.
@@ -53,7 +53,9 @@ def faults(config: Mapping[str, Any], source: Mapping[str, Any], known: Mapping[
         known: the configuration as the files gave it, before single values were set; what a plain mapping
             may hold.
     """
-    found: list[str] = []
+    found = forbidden(config)
+    if found:
+        return found
     universe = sorted(set(_settable(known)))
     _walk_mapping(config, source, known, "", universe, found)
     return found

@@ -1,17 +1,20 @@
 """Names that become objects, and nodes that become what they describe."""
 
 import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
+from rnnlab.cells import WeightDrop
 from rnnlab.training.targets import TargetError, build, resolve
+from rnnlab.training.trust import allowing
 
 
-def test_resolve_finds_modules_attributes_and_methods() -> None:
+def test_resolve_finds_modules_attributes_and_class_methods() -> None:
     assert resolve("torch.nn.Linear") is nn.Linear
-    assert resolve("torch.nn.Linear.forward") is nn.Linear.forward
+    assert resolve("rnnlab.cells.WeightDrop.of") == WeightDrop.of
 
 
 @pytest.mark.parametrize(
@@ -23,8 +26,8 @@ def test_resolve_finds_modules_attributes_and_methods() -> None:
         ("torch.nn.", "not a dotted name"),
         ("torch nn.Linear", "not a dotted name"),
         ("torch.nn.LSTN", "did you mean LSTM?"),
-        ("os.name", "cannot be called"),
-        ("nowhere.Thing", "there is no module 'nowhere'"),
+        ("torch.optim.lr_scheduler.EPOCH_DEPRECATION_WARNING", "cannot be called"),
+        ("rnnlab.nowhere.Thing", "has no 'nowhere'"),
     ],
 )
 def test_resolve_refuses(name: object, part: str) -> None:
@@ -32,7 +35,13 @@ def test_resolve_refuses(name: object, part: str) -> None:
         resolve(name)
 
 
-def test_build_builds_inner_nodes_first() -> None:
+@pytest.fixture
+def dictionaries() -> Iterator[None]:
+    with allowing("collections"):
+        yield
+
+
+def test_build_builds_inner_nodes_first(dictionaries: None) -> None:
     node = {
         "_target_": "torch.nn.Sequential",
         "_partial_": True,
@@ -40,7 +49,7 @@ def test_build_builds_inner_nodes_first() -> None:
     assert isinstance(build(node), functools.partial)
     made = build(
         {
-            "_target_": "builtins.dict",
+            "_target_": "collections.OrderedDict",
             "inner": [{"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}],
         }
     )
@@ -53,9 +62,9 @@ def test_supplied_arguments_complete_and_replace_those_of_the_node() -> None:
     assert layer.bias is None
 
 
-def test_text_that_looks_like_a_reference_passes_as_text() -> None:
+def test_text_that_looks_like_a_reference_passes_as_text(dictionaries: None) -> None:
     words = ["${seed}", "???", "a.b"]
-    assert build({"_target_": "builtins.dict"}, vocabulary=words)["vocabulary"] is words
+    assert build({"_target_": "collections.OrderedDict"}, vocabulary=words)["vocabulary"] is words
 
 
 def test_the_constructors_own_error_is_raised() -> None:

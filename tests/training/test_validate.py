@@ -130,8 +130,8 @@ def test_a_right_node_has_no_faults() -> None:
             "head._target_: torch.nn.Linaer: torch.nn has no 'Linaer'; did you mean",
         ),
         (
-            {"_target_": "no_such_module.X"},
-            "head._target_: no_such_module.X: there is no module 'no_such_module'",
+            {"_target_": "rnnlab.no_such_module.X"},
+            "head._target_: rnnlab.no_such_module.X: rnnlab has no 'no_such_module'",
         ),
     ],
 )
@@ -148,16 +148,16 @@ def test_missing_arguments_are_asked_for_unless_something_is_to_come() -> None:
 
 
 def test_nodes_below_nodes_and_lists_are_checked() -> None:
-    stack = {"_target_": "collections.OrderedDict", "parts": [LINEAR, {"a": LINEAR | {"bis": True}}]}
+    stack = {"_target_": "torch.nn.ModuleDict", "modules": [LINEAR, {"a": LINEAR | {"bis": True}}]}
     assert check({"stack": stack}) == [
-        "stack.parts[1].a.bis=true: there is no such key; did you mean stack.parts[1].a.bias?"
+        "stack.modules[1].a.bis=true: there is no such key; did you mean stack.modules[1].a.bias?"
     ]
 
 
 def test_what_is_referred_to_is_checked_once_where_it_stands() -> None:
     wrong = LINEAR | {"bis": 1}
-    resolved = {"head": wrong, "again": {"_target_": "collections.OrderedDict", "head": wrong}}
-    source = {"head": wrong, "again": {"_target_": "collections.OrderedDict", "head": "${head}"}}
+    resolved = {"head": wrong, "again": {"_target_": "torch.nn.ModuleDict", "modules": wrong}}
+    source = {"head": wrong, "again": {"_target_": "torch.nn.ModuleDict", "modules": "${head}"}}
     assert check(resolved, source) == ["head.bis=1: there is no such key; did you mean head.bias?"]
 
 
