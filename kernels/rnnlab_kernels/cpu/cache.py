@@ -1,7 +1,8 @@
 """Shared objects by what they were made of: found in a folder, or compiled and put there.
 
 A file is the shared object followed by its own digest, so that one that was cut short or changed is
-noticed and made again. It appears by an atomic rename, so that processes may race.
+noticed and made again. It appears by an atomic rename, so that processes may race. Code is loaded from here,
+so the folder is its user's alone, and so is each file.
 """
 
 import ctypes
@@ -65,16 +66,30 @@ def unfit(path: Path) -> str | None:
     """Why a folder cannot hold the cache; None if it can. It is made where it does not exist."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-        # Code is loaded from here: nobody else may be able to put any.
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return "it is a link"
         if status.st_uid != os.getuid():
             return "it belongs to another user"
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return "others may write to it"
+        if (above := _open_to_all(path)) is not None:
+            return f"anybody may replace what is in {above}"
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
         with tempfile.NamedTemporaryFile(dir=path) as probe:
             probe.write(b"\0" * 4096)
     except OSError as error:
         return error.strerror or str(error)
+    return None
+
+
+def _open_to_all(path: Path) -> Path | None:
+    """The folder above `path` whose entries anybody may rename; None where there is none."""
+    for above in path.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return above
     return None
 
 
@@ -109,8 +124,16 @@ def _put(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _sound(path: Path) -> bool:
+    """Whether a file is the user's own, no link, and holds what was put there."""
     try:
-        content = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+                return False
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return False
+            content = file.read()
     except OSError:
         return False
     return len(content) > DIGEST_BYTES and (

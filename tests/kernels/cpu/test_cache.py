@@ -49,10 +49,45 @@ def test_a_damaged_file_is_built_again(folder, damage):
     assert path.stat().st_size == len(content)
 
 
-@pytest.mark.parametrize("kind", ["file in the way", "others may write"])
-def test_a_folder_that_cannot_be_used_is_replaced(folder, caplog, kind):
+def test_a_folder_that_others_may_read_is_closed(folder):
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    assert load("closed") == 42
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["a link", "others may write", "not a file"])
+def test_a_file_that_somebody_else_could_have_put_there_is_built_again(folder, kind):
+    assert load("trusted") == 42
+    trusted, file = folder / "trusted.so", folder / "planted.so"
+    if kind == "a link":
+        file.symlink_to(trusted)
+    elif kind == "others may write":
+        file.write_bytes(trusted.read_bytes())
+        file.chmod(0o666)
+    else:
+        os.mkfifo(file)
+    assert load("planted") == 42
+    assert not file.is_symlink() and file.is_file() and file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["file in the way", "others may write", "a link", "open above", "another's"])
+def test_a_folder_that_cannot_be_used_is_replaced(folder, caplog, kind, tmp_path, monkeypatch):
     if kind == "file in the way":
         folder.parent.write_text("")
+    elif kind == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.parent.mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "open above":
+        folder.mkdir(parents=True, mode=0o700)
+        folder.parent.chmod(0o777)
+    elif kind == "another's":
+        folder.mkdir(parents=True, mode=0o700)
+        if os.getuid() == 0:
+            os.chown(folder, 12345, 12345)
+        else:  # nobody but root can give a folder away
+            monkeypatch.setattr(os, "getuid", lambda: 12345)
     else:
         folder.mkdir(parents=True)
         folder.chmod(0o777)
