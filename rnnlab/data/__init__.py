@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rnnlab.data.batching import LengthBucketSampler, SequenceBatch, SequenceLoader, TokenSequences
     from rnnlab.data.conditional import ConditionalTextData
     from rnnlab.data.language import LanguageData
+    from rnnlab.data.speech import SpeechData
     from rnnlab.data.text_classification import TextClassificationData
     from rnnlab.data.vocabulary import Vocabulary
 
@@ -18,6 +19,7 @@ __all__ = [
     "LengthBucketSampler",
     "SequenceBatch",
     "SequenceLoader",
+    "SpeechData",
     "TextClassificationData",
     "TokenSequences",
     "Vocabulary",
@@ -30,6 +32,7 @@ _HOME = {
     "LengthBucketSampler": "batching",
     "SequenceBatch": "batching",
     "SequenceLoader": "batching",
+    "SpeechData": "speech",
     "TextClassificationData": "text_classification",
     "TokenSequences": "batching",
     "Vocabulary": "vocabulary",

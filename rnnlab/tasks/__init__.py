@@ -3,6 +3,15 @@
 from rnnlab.tasks.base import Task
 from rnnlab.tasks.conditional_generation import ConditionalGeneration
 from rnnlab.tasks.language_model import LanguageModel
+from rnnlab.tasks.speech_classification import SpeechClassification
+from rnnlab.tasks.speech_recognition import SpeechRecognition
 from rnnlab.tasks.text_classification import TextClassification
 
-__all__ = ["ConditionalGeneration", "LanguageModel", "Task", "TextClassification"]
+__all__ = [
+    "ConditionalGeneration",
+    "LanguageModel",
+    "SpeechClassification",
+    "SpeechRecognition",
+    "Task",
+    "TextClassification",
+]
