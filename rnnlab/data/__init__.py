@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from rnnlab.data.batching import LengthBucketSampler, SequenceBatch, SequenceLoader, TokenSequences
     from rnnlab.data.conditional import ConditionalTextData
     from rnnlab.data.language import LanguageData
+    from rnnlab.data.pairs import PairData
     from rnnlab.data.speech import SpeechData
     from rnnlab.data.text_classification import TextClassificationData
+    from rnnlab.data.video import VideoData
     from rnnlab.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -17,11 +19,13 @@ __all__ = [
     "DataModule",
     "LanguageData",
     "LengthBucketSampler",
+    "PairData",
     "SequenceBatch",
     "SequenceLoader",
     "SpeechData",
     "TextClassificationData",
     "TokenSequences",
+    "VideoData",
     "Vocabulary",
 ]
 
@@ -30,11 +34,13 @@ _HOME = {
     "DataModule": "base",
     "LanguageData": "language",
     "LengthBucketSampler": "batching",
+    "PairData": "pairs",
     "SequenceBatch": "batching",
     "SequenceLoader": "batching",
     "SpeechData": "speech",
     "TextClassificationData": "text_classification",
     "TokenSequences": "batching",
+    "VideoData": "video",
     "Vocabulary": "vocabulary",
 }
 

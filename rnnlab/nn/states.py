@@ -67,6 +67,11 @@ class InitialState(nn.Module):
         dims = iter(self._batch_dims)
         return _filled(self._shapes, parts, dims, len(condition))
 
+    def choose_rows(self, state: Any, rows: Tensor) -> Any:
+        """These rows `[N]` of a state, as a state of N rows."""
+        dims = iter(self._batch_dims)
+        return map_state(lambda part: part.index_select(next(dims), rows), state)
+
 
 def _leaves(state: Any) -> list[Any]:
     if isinstance(state, Tensor | torch.Size):

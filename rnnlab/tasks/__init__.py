@@ -6,6 +6,8 @@ from rnnlab.tasks.language_model import LanguageModel
 from rnnlab.tasks.speech_classification import SpeechClassification
 from rnnlab.tasks.speech_recognition import SpeechRecognition
 from rnnlab.tasks.text_classification import TextClassification
+from rnnlab.tasks.video_classification import VideoClassification
+from rnnlab.tasks.translation import Translation
 
 __all__ = [
     "ConditionalGeneration",
@@ -14,4 +16,6 @@ __all__ = [
     "SpeechRecognition",
     "Task",
     "TextClassification",
+    "VideoClassification",
+    "Translation",
 ]
