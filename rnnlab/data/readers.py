@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -11,6 +10,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from rnnlab.data.unpack import unpack
 
 Column = str | int
 
@@ -29,13 +30,11 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         ValueError: no such file, no text in it, damaged compression, or bytes of another encoding.
     """
     try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.decompress(raw)
-        elif path.suffix == ".xz":
-            raw = lzma.decompress(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raw = unpack(path.read_bytes(), path.suffix)
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path}: cannot be unpacked ({error}); the file is damaged or misnamed") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not raw.strip():

@@ -4,6 +4,7 @@ Hydra composes the groups; single values are then set one by one, so that every 
 told at once, by the same rules with and without `+`.
 """
 
+import copy
 import difflib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from rnnlab.experiments.groups import (
     shipped_folder,
 )
 from rnnlab.training.confine import outside, strays
+from rnnlab.training.plain_yaml import check_yaml
 from rnnlab.training.references import unsafe_references
 from rnnlab.training.targets import forbidden
 from rnnlab.training.validate import ConfigError, faults
@@ -46,7 +48,11 @@ class Composed:
 
 
 def compose(
-    overrides: Sequence[str] = (), *, command: str = "train", config_dir: str | None = None
+    overrides: Sequence[str] = (),
+    *,
+    command: str = "train",
+    config_dir: str | None = None,
+    memory: dict[tuple[str, ...], DictConfig] | None = None,
 ) -> Composed:
     """The configuration of `rnnlab COMMAND OVERRIDES`, proven before anything runs.
 
@@ -54,12 +60,16 @@ def compose(
         overrides: words such as `cell=gru` (a group) and `model.num_layers=3` (a value).
         command: the primary file, `train.yaml`.
         config_dir: the user's own folder; its files win over shipped ones of the same name.
+        memory: what the groups came to in earlier calls with the same command and folder, by their choices.
 
     Raises:
         ConfigError: all faults at once, each with the key, what was received and the nearest right one.
     """
     folders = search_path(config_dir)
     groups = read_groups(folders)
+    if config_dir is not None:
+        for file in sorted(folders[0].rglob("*.yaml")):
+            check_yaml(file)
     in_defaults = default_choices(primary_file(folders, command))
     found: list[str] = []
     choices: list[str] = []
@@ -73,7 +83,12 @@ def compose(
         elif (line := _choice(override, groups[name], in_defaults, found)) is not None:
             choices.append(line)
     try:
-        composed = _hydra(command, choices, folders)
+        if memory is None:
+            composed = _hydra(command, choices, folders)
+        else:
+            if tuple(choices) not in memory:
+                memory[tuple(choices)] = _hydra(command, choices, folders)
+            composed = copy.deepcopy(memory[tuple(choices)])
     except HydraException as error:
         raise ConfigError([*found, str(error)]) from error
     with open_dict(composed):

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from rnnlab.training.plain_yaml import check_yaml
+
 
 def shipped_folder() -> Path:
     """The folder that is installed as `rnnlab.conf`."""
@@ -62,6 +64,7 @@ def default_choices(file: Path) -> dict[str, str | None]:
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """One configuration file as a dictionary; an empty one is empty."""
+    check_yaml(file)
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
 

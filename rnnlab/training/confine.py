@@ -12,6 +12,8 @@ from rnnlab.training.validate import show, signature
 
 # The groups whose objects write files; data are read, and a model does neither.
 WRITERS = ("callbacks", "logger", "trainer")
+# What all runs below one `output_dir` write to.
+SHARED = ("mlflow", "mlflow.db")
 # Arguments that are joined to another path, so that a plain name in them stays where that path is.
 _JOINED = frozenset({"filename", "name", "prefix", "sub_dir", "version"})
 _PLACES = frozenset({"artifact_location", "dirpath", "file", "folder", "log_dir", "output_dir", "save_dir"})
@@ -22,12 +24,14 @@ _REMOTE = re.compile(r"https?://(?!.*\.\.)", re.DOTALL)
 def outside(config: Mapping[str, Any]) -> list[str]:
     """The paths of callbacks, loggers and trainer that leave the run's folder, a line each.
 
-    `output_dir`, which all runs share, counts as inside; links are not followed, since the folder is new.
+    MLflow's store in `output_dir`, which all runs share, counts as inside; links are not followed, since the
+    folder is new.
 
     Args:
         config: resolved, with names that have been proven.
     """
-    roots = [_plain(str(config[key])) for key in ("run_dir", "output_dir") if config.get(key)]
+    roots = [_plain(str(config["run_dir"]))] if config.get("run_dir") else []
+    roots += [_plain(os.path.join(str(config.get("output_dir") or "."), name)) for name in SHARED]
     found = []
     for group in WRITERS:
         for path, value, place in _texts(config.get(group), group, False):
