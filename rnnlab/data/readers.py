@@ -65,6 +65,20 @@ def table_format(path: Path) -> str | None:
     )
 
 
+def read_header(path: Path, *, encoding: str = "utf-8") -> list[str]:
+    """The names in the first line of a TSV or CSV file.
+
+    Raises:
+        ValueError: the file cannot be read, or is neither.
+    """
+    kind = table_format(path)
+    if kind not in ("csv", "tsv"):
+        raise ValueError(f"{path}: a file with a line of names is a .csv or .tsv (or these with .gz or .xz)")
+    text = read_text(path, encoding)
+    _, names = next(iter(_csv_records(path, text) if kind == "csv" else _tsv_records(text)))
+    return [name.strip() for name in names]
+
+
 def read_table(path: Path, columns: Sequence[Column], *, encoding: str = "utf-8") -> list[Row]:
     """Read the named columns of a TSV, CSV or JSON-lines file.
 
