@@ -33,8 +33,12 @@ class Command:
 
 COMMANDS = (
     Command("train", "train a model and test it", "rnnlab.experiments.commands:train"),
+    Command(
+        "sweep", "train at many points, and go on where it stopped", "rnnlab.experiments.sweeps.command:main"
+    ),
     Command("eval", "measure a checkpoint on held-out or new data", "rnnlab.experiments.commands:evaluate"),
     Command("predict", "what a checkpoint says of new inputs", "rnnlab.experiments.commands:predict"),
+    Command("probe", "why it learns or not: gradients, gates, memory", "rnnlab.experiments.probe:main"),
     Command("explain", "how a cell is run, and why so", "rnnlab.recurrence.explain:main", True),
     Command("check", "hold a cell of yours to the contract", "rnnlab.recurrence.check:main", True),
     Command("doctor", "what this machine has, and what to install", "rnnlab.recurrence.doctor:main"),

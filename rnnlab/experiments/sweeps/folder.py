@@ -3,6 +3,7 @@
     sweep.yaml                what was asked, and the jobs of the last start in order
     lock                      held by the one sweep that is at work here
     study.db                  Optuna's study, where there is one
+    jobs/ID/config.yaml       the configuration of the run, as it was composed when the job was planned
     jobs/ID/job.yaml          the words and the point of a job, written once
     jobs/ID/status.json       its state, attempts, times, measures; replaced as a whole
     jobs/ID/alive             locked and touched by the process that works on it
@@ -60,6 +61,12 @@ class Status:
         pid: the process it ran in.
         device: what it ran on, such as `cpu, 1 threads`.
         code: version of the code that the last attempt ran.
+        validations: how often the model was validated.
+        best: the best of each objective over all validations.
+        values: what the finished job comes to, one number an objective: the best of all validations where it
+            is validated, else the last measure.
+        pruned: it was ended early, as hopeless; its measures are those of that moment.
+        final: it failed in a way that would be the same again.
     """
 
     state: State = "pending"
@@ -77,6 +84,11 @@ class Status:
     pid: int | None = None
     device: str | None = None
     code: str | None = None
+    validations: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    values: list[float] = field(default_factory=list)
+    pruned: bool = False
+    final: bool = False
 
 
 @dataclass
@@ -253,6 +265,8 @@ def read_status(folder: Path) -> Status:
         names = {item.name for item in fields(Status)}
         status = Status(**{key: value for key, value in content.items() if key in names})
         status.metrics = {str(key): float(value) for key, value in status.metrics.items()}
+        status.best = {str(key): float(value) for key, value in status.best.items()}
+        status.values = [float(value) for value in status.values]
         if status.state not in STATES:
             raise ValueError(f"the state {status.state!r} does not exist")
     except (ValueError, TypeError, AttributeError) as error:
@@ -263,9 +277,9 @@ def read_status(folder: Path) -> Status:
 def write_status(folder: Path, status: Status) -> None:
     """Replace `status.json` as a whole; numbers that JSON does not know (nan, inf) are written as text."""
     content = asdict(status)
-    content["metrics"] = {
-        key: value if math.isfinite(value) else str(value) for key, value in status.metrics.items()
-    }
+    for name in ("metrics", "best"):
+        content[name] = {key: _spelt(value) for key, value in content[name].items()}
+    content["values"] = [_spelt(value) for value in status.values]
     write_whole(folder / "status.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -355,6 +369,10 @@ def _read_yaml(file: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} is damaged: expected a mapping")
     return cast("dict[str, Any]", content)
+
+
+def _spelt(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
 
 
 def _plain(value: Any) -> str:
