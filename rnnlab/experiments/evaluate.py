@@ -1,7 +1,7 @@
 """A checkpoint measured on the data that it was trained beside, or on other data."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -32,6 +32,15 @@ def evaluate(
         ConfigError, FileNotFoundError, ValueError: see `compose` and `read_checkpoint`.
     """
     content = read_checkpoint(checkpoint)
+    config = configuration(content, checkpoint, overrides, config_dir)
+    task = task_of(content, find_checkpoint(checkpoint))
+    return measure(task, config, content["rnnlab"]["facts"], split)
+
+
+def configuration(
+    content: Mapping[str, Any], checkpoint: str, overrides: Sequence[str], config_dir: str | None
+) -> dict[str, Any]:
+    """The configuration for other data than a checkpoint's own, or for the same; see `evaluate`."""
     known = read_groups(search_path(config_dir))
     chosen = {word.split("=")[0].lstrip("+") for word in overrides} & set(known)
     of_data = [word for word in overrides if _head(word) == "data"]
@@ -48,8 +57,7 @@ def evaluate(
         config.data = of_checkpoint
         config = prove(config, parse_values(of_data))
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    task = task_of(content, find_checkpoint(checkpoint))
-    return measure(task, plain, content["rnnlab"]["facts"], split)
+    return plain
 
 
 def _head(word: str) -> str:
