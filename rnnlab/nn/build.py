@@ -11,6 +11,8 @@ from torch import nn
 from rnnlab import cells
 
 CellFactory = Callable[..., nn.Module]
+# More than this is a slip, or a file that is made to fill the memory.
+MOST_LAYERS = 10_000
 
 
 def per_layer(
@@ -23,6 +25,8 @@ def per_layer(
     """
     if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(f"num_layers must be a positive integer, got {num_layers!r}")
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"num_layers must be at most {MOST_LAYERS}, got {num_layers!r}")
     kinds, sizes = _listed(cell), _listed(hidden_size)
     given = {
         "cell": None if kinds is None else len(kinds),
