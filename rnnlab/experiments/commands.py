@@ -4,10 +4,12 @@ Help is answered from the configuration files; torch is imported when there is w
 """
 
 import argparse
+import contextlib
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -26,6 +28,9 @@ examples:
   rnnlab train model.hidden_size='[32,16]' optim.lr=0.003 seed=2
   rnnlab train data=texts data.source=reviews.csv       your own texts
   rnnlab train debug=fast_dev_run                       one batch of everything
+  rnnlab train resume=runs/sentiment/20250101-120000-x1y2   go on, exactly where the run was stopped
+  rnnlab train resume=latest trainer.max_epochs=8       the last run, to a later end
+  rnnlab train run_dir=runs/mine resume=auto            go on if the run is there, else begin it
   rnnlab train --config-dir my_configs experiment=mine  your own files win over shipped ones
   rnnlab train cell=gru --print-config                  show the configuration and stop
 """
@@ -82,7 +87,11 @@ def make_parser(command: str, text: str) -> argparse.ArgumentParser:
 
 
 def train(argv: list[str]) -> int:
-    """`rnnlab train`."""
+    """`rnnlab train`; with `-m`, `rnnlab sweep`."""
+    if many := {"-m", "--multirun"}.intersection(argv):
+        from rnnlab.experiments.sweeps.command import main as sweep
+
+        return sweep([word for word in argv if word not in many])
     wants_help = any(word in ("-h", "--help") for word in argv)
     parser = make_parser("train", "")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own configuration files")
@@ -94,19 +103,62 @@ def train(argv: list[str]) -> int:
         parser.print_help()
         return 0
     options = parser.parse_intermixed_args(argv)
+    resume, words = _take(options.settings, "resume")
 
     from rnnlab.experiments.compose import compose
 
-    composed = compose(options.settings, config_dir=options.config_dir)
+    if resume is None or resume == "auto":
+        config = compose(words, config_dir=options.config_dir).config
+    else:
+        config = _config_of_run(resume, words)
     if options.print_config:
         from omegaconf import OmegaConf
 
-        print(OmegaConf.to_yaml(composed.config, resolve=True), end="")
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
     from rnnlab.training.run import train as run
 
-    result = run(composed.config, overrides=composed.overrides, console=True)
-    return 130 if result.interrupted else 0
+    with _plain_warnings():
+        return run(config, resume=resume, overrides=words, console=True).exit_status
+
+
+def _take(words: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """The value of the setting `name`, and the other words."""
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0] == name]
+    if "" in values:
+        raise ValueError(f"{name}=: expected the folder of a run, latest, or auto")
+    return (values[-1] if values else None), [word for word in words if word.partition("=")[0] != name]
+
+
+def _config_of_run(resume: str, words: Sequence[str]) -> Any:
+    """The configuration of a run that goes on, with single values set anew."""
+    from omegaconf import OmegaConf
+
+    from rnnlab.experiments.compose import parse_values, prove
+    from rnnlab.training.continuation import find_run, stored_config
+
+    values = parse_values(words)
+    output_dir = [value.value() for value in values if value.key_or_group == "output_dir"]
+    folder = find_run(resume, *output_dir[-1:])
+    return prove(OmegaConf.create(stored_config(folder)), values)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say of a damaged checkpoint what there is to say, without a line of code."""
+    from rnnlab.training.storage import DamagedCheckpointWarning
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def plain(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, DamagedCheckpointWarning):
+                print(f"rnnlab: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.showwarning = plain
+        yield
 
 
 def evaluate(argv: list[str]) -> int:

@@ -1,8 +1,10 @@
 """Callbacks of a run: what a checkpoint says of itself, the line of progress, the learning curve."""
 
+import contextlib
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -12,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from rnnlab.training.loggers import MetricsCSV
 from rnnlab.training.plots import learning_curve
+from rnnlab.training.storage import WholeCheckpointIO, clean_leftovers
 
 
 class Provenance(Callback):
@@ -31,14 +34,22 @@ class Provenance(Callback):
 
 
 class Checkpoint(ModelCheckpoint):
-    """`best.ckpt` by one metric, and `last.ckpt` after each validation and when the run is interrupted.
+    """`best.ckpt` by one metric, and `last.ckpt`, from which training goes on to the bit.
+
+    `last.ckpt` is written before each validation, after each epoch, and when a signal stops the run; the one
+    before it stays as `previous.ckpt`.
 
     Args:
         folder: where they are written.
         monitor: the metric; the task's own unless it is given.
         mode: whether the metric is best when it is smallest or largest; the task's own unless it is given.
         save_last: keep `last.ckpt` as well.
-        save_weights_only: leave out what only continued training needs.
+        save_weights_only: leave out of `best.ckpt` what only continued training needs.
+        every_n_steps: write `last.ckpt` after every so many steps too.
+        every_minutes: write it when so much time has passed since it was written.
+
+    Raises:
+        ValueError: an interval that is not positive.
     """
 
     def __init__(
@@ -48,17 +59,60 @@ class Checkpoint(ModelCheckpoint):
         mode: Literal["min", "max"] = "min",
         save_last: bool = True,
         save_weights_only: bool = False,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
     ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}: expected more than 0, or null")
         super().__init__(
             dirpath=folder,
             filename="best",
             monitor=monitor,
             mode=mode,
-            save_last=save_last,
-            save_weights_only=save_weights_only,
+            save_last=False,
             enable_version_counter=False,
             auto_insert_metric_name=False,
+            # Metrics of training are whole at the end of an epoch, those of validation before.
+            save_on_train_epoch_end=monitor is not None and monitor.startswith("train/"),
         )
+        self.keep_last = save_last
+        self.best_without_training_state = save_weights_only
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._last_step = 0
+        self._last_written = time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take away what a killed run has left half-written."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero and Path(self.dirpath or "").is_dir():
+            clean_leftovers(Path(self.dirpath or ""))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._last_step, self._last_written = trainer.global_step, time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the state of an epoch that had no validation."""
+        self._save_last(trainer)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Keep the state after the steps that were asked for."""
+        step = trainer.global_step
+        by_step = self.every_n_steps is not None and step > 0 and step % self.every_n_steps == 0
+        if by_step or self._time_is_over(trainer):
+            self._save_last(trainer)
+
+    def _time_is_over(self, trainer: pl.Trainer) -> bool:
+        if self.every_minutes is None:
+            return False
+        over = time.monotonic() - self._last_written > 60 * self.every_minutes
+        return trainer.strategy.reduce_boolean_decision(over, all=False) if trainer.world_size > 1 else over
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the state before a validation, which a run that goes on from here begins with."""
+        self._save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, unless the metric that is watched does not exist.
@@ -75,21 +129,58 @@ class Checkpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep at least the last state of a run that ends before its first validation."""
+        """Keep the state of an epoch that `max_steps` cuts short, while its means are still there."""
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
-        elif self.save_last:
-            self._save_now(trainer)
+        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self.save_last_now(trainer)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Keep what an interrupted run has learned."""
-        if isinstance(exception, KeyboardInterrupt) and self.save_last and trainer.global_step > 0:
-            self._save_now(trainer)
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the final state."""
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self.save_last_now(trainer)
 
-    def _save_now(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(str(Path(self.dirpath or ".") / "last.ckpt"), self.save_weights_only)
+    def save_last_now(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`, even where this step has been saved in another state."""
+        trying: Any = getattr(trainer, "fast_dev_run", False)
+        if self.keep_last and not trying and not trainer.sanity_checking:
+            file = str(Path(self.dirpath or ".") / "last.ckpt")
+            self._write(trainer, file, {"keep": "previous.ckpt"})
+            self._last_step, self._last_written = trainer.global_step, time.monotonic()
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        if trainer.state.fn == "fit" and trainer.global_step > self._last_step:
+            self.save_last_now(trainer)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self._write(trainer, filepath, {"weights_only": self.best_without_training_state})
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(weakref.proxy(self))
+
+    def _write(self, trainer: pl.Trainer, file: str, options: dict[str, Any]) -> None:
+        ours = isinstance(trainer.strategy.checkpoint_io, WholeCheckpointIO)
+        trainer.save_checkpoint(file, weights_only=False, storage_options=options if ours else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores, and names without their folder, which may be moved."""
+        return {
+            "best_model_score": self.best_model_score,
+            "current_score": self.current_score,
+            "kth_value": self.kth_value,
+            "best": {Path(file).name: score for file, score in self.best_k_models.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there, in the folder of now."""
+        folder = Path(self.dirpath or ".")
+        self.best_model_score = state_dict["best_model_score"]
+        self.current_score = state_dict["current_score"]
+        self.kth_value = state_dict["kth_value"]
+        self.best_k_models = {str(folder / name): score for name, score in state_dict["best"].items()}
+        self.best_model_path = self.kth_best_model_path = next(iter(self.best_k_models), "")
 
 
 class Progress(Callback):
@@ -205,7 +296,8 @@ class LearningCurve(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: pl.Trainer, *args: Any) -> None:
-        self._draw(trainer)
+        with contextlib.suppress(OSError):  # what stopped the run, a full disk, must not be hidden by this
+            self._draw(trainer)
 
     def _draw(self, trainer: pl.Trainer) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]

@@ -1,12 +1,18 @@
 """The run's own metrics file."""
 
 import csv
+import io
+import itertools
+import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from rnnlab.training.storage import write_text_whole
 
 
 class MetricsCSV(Logger):
@@ -27,8 +33,10 @@ class MetricsCSV(Logger):
         self.file = Path(folder) / "metrics.csv"
         self.flush_every = flush_every
         self._columns = ["step", "epoch"]
-        self._rows: list[dict[str, Any]] = []
-        self._in_file = 0  # rows that stand in the file as they are in memory
+        self._new: list[dict[str, Any]] = []  # rows that are not in the file
+        self._last: dict[str, Any] | None = None  # the file's last row, which may still grow
+        self._last_at = 0  # where it begins, in bytes
+        self._written = 0  # rows in the file
 
     @property
     def name(self) -> str:
@@ -44,34 +52,87 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the row of `step`, or begin it."""
-        if self._rows and self._rows[-1]["step"] == step:
-            self._rows[-1].update(metrics)
-            grown = len(self._rows) - 1
-            if self._in_file > grown:
-                self._in_file = -1  # the file's last row is out of date: write all of it again
+        if self._new and self._new[-1]["step"] == step:
+            self._new[-1].update(metrics)
+        elif not self._new and self._last is not None and self._last["step"] == step:
+            self._new.append({**self._last, **metrics})
+            self._take_back()
         else:
-            self._rows.append({"step": step, **metrics})
-        if len(self._rows) - max(self._in_file, 0) >= self.flush_every:
+            self._new.append({"step": step, **metrics})
+        if len(self._new) >= self.flush_every:
             self.save()
+
+    def _take_back(self) -> None:
+        """Cut the last row off the file; it is written again."""
+        with self.file.open("r+b") as stream:
+            stream.truncate(self._last_at)
+        self._last = None
+        self._written -= 1
 
     @rank_zero_only
     def save(self) -> None:
-        """Append what is new; write all of the file again where that is not enough."""
-        new = sorted({key for row in self._rows for key in row}.difference(self._columns))
-        again = bool(new) or self._in_file <= 0
-        self._columns += new
-        with self.file.open("w" if again else "a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self._columns)
-            if again:
-                writer.writeheader()
-            writer.writerows(self._rows if again else self._rows[self._in_file :])
-        self._in_file = len(self._rows)
+        """Append what is new; where it has a column that the file lacks, write all of the file again."""
+        if not self._new:
+            return
+        columns = sorted({key for row in self._new for key in row}.difference(self._columns))
+        before = self._rows_in_file(self._written) if columns else []
+        self._columns += columns
+        if columns or not self._written:
+            write_text_whole(self.file, self._as_text(before, header=True))
+        with self.file.open("ab") as stream:
+            stream.write(self._as_text(self._new[:-1]).encode())
+            self._last_at = stream.tell()
+            stream.write(self._as_text(self._new[-1:]).encode())
+        self._written += len(self._new)
+        self._last, self._new = self._new[-1], []
+
+    def _as_text(self, rows: list[dict[str, Any]], header: bool = False) -> str:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def _rows_in_file(self, count: int) -> list[dict[str, Any]]:
+        if not count or not self.file.is_file():
+            return []
+        with self.file.open(newline="", encoding="utf-8") as stream:
+            rows = itertools.islice(csv.DictReader(stream), count)
+            return [{key: value for key, value in row.items() if key and value} for row in rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows there are, all on the disk, and the last of them, which may still grow."""
+        self.save()
+        if self.file.is_file():
+            with self.file.open("ab") as stream:
+                os.fsync(stream.fileno())
+        return {"rows": self._written, "last": dict(self._last) if self._last else None}
+
+    @rank_zero_only
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to the rows of that state; those that were written after it are dropped."""
+        rows = self._rows_in_file(max(0, state["rows"] - 1))
+        last = [dict(state["last"])] if state["last"] else []
+        found = {key for row in rows + last for key in row}
+        header = list(rows[0]) if rows else []
+        if rows:
+            with self.file.open(newline="", encoding="utf-8") as stream:
+                header = next(csv.reader(stream), [])
+        fixed = ["step", "epoch"]
+        self._columns = fixed + [key for key in header if key in found and key not in fixed]
+        self._columns += sorted(found.difference(self._columns))
+        if last:
+            write_text_whole(self.file, self._as_text(rows, header=True))
+        else:
+            self.file.unlink(missing_ok=True)
+        self._new, self._last, self._written = last, None, len(rows)
+        self.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
-        if self._rows:
-            self.save()
+        self.save()
 
 
 def read_metrics(file: str | Path) -> dict[str, list[tuple[int, float]]]:

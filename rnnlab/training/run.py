@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -22,12 +23,25 @@ from rnnlab.training import console as screen
 from rnnlab.training.callbacks import Progress, Provenance
 from rnnlab.training.checkpoint import describe_model, read_checkpoint
 from rnnlab.training.confine import outside
+from rnnlab.training.continuation import (
+    Continuation,
+    alone_in,
+    check_same,
+    check_same_facts,
+    open_run,
+    record_continuation,
+    remember_latest,
+    stored_config,
+)
 from rnnlab.training.folder import SHARED, make_folder, remove_folder, write_records
 from rnnlab.training.ranges import blamed, out_of_range
 from rnnlab.training.references import unsafe_references
+from rnnlab.training.resume import ExactResume
 from rnnlab.training.settings import Settings
+from rnnlab.training.signals import StopAtSignal, Stopped, StopSignals, requeue
 from rnnlab.training.sizes import at_most, machine_bytes
-from rnnlab.training.targets import build, resolve
+from rnnlab.training.storage import WholeCheckpointIO, clean_leftovers
+from rnnlab.training.targets import build, is_node, resolve
 from rnnlab.training.validate import ConfigError, faults, show, signature
 
 
@@ -43,7 +57,8 @@ class RunResult:
         trainer: Lightning's trainer, as training left it.
         checkpoint: the best checkpoint, or the last one; None where none was kept.
         examples: held-out examples with what the model says of them.
-        interrupted: training was stopped by the user.
+        interrupted: the run was stopped by a signal; what it has learned is saved.
+        signum: the signal.
     """
 
     folder: Path
@@ -54,33 +69,62 @@ class RunResult:
     checkpoint: Path | None = None
     examples: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    signum: int | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 128 + the number of the signal that stopped the run."""
+        return 0 if self.signum is None else 128 + self.signum
 
 
 def train(
-    config: DictConfig | Mapping[str, Any],
+    config: DictConfig | Mapping[str, Any] | None = None,
     *,
+    resume: str | Path | None = None,
     overrides: Sequence[str] = (),
     console: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> RunResult:
     """Train, keep the best checkpoint, test it.
 
+    A first SIGINT or SIGTERM lets the run finish its step, save and return with `interrupted`; the caller
+    decides what follows. Before and after training they raise KeyboardInterrupt or SystemExit.
+
     Args:
-        config: of `rnnlab.experiments.compose`, or a plain mapping of the same form.
-        overrides: the words that made it, for the record.
+        config: of `rnnlab.experiments.compose`, or a plain mapping of the same form; None with `resume` for
+            the configuration of that run.
+        resume: a run that goes on, exactly where it was stopped: its folder, one of its checkpoints,
+            `latest` (the last one under `output_dir`), or `auto` (that of `run_dir`, if there is one). A run
+            without a checkpoint begins anew in its folder.
+        overrides: the words that made the configuration, for the record.
         console: say on screen what is done.
         callbacks: objects beside those of the configuration.
 
     Raises:
-        ConfigError: the configuration is wrong; nothing was left behind.
+        ConfigError: the configuration is wrong, or not that of the run that goes on; nothing was left behind.
         ValueError: the data cannot be read; nothing was left behind.
+        FileNotFoundError: there is no run to go on with.
     """
+    if config is None and resume in (None, "auto"):
+        raise TypeError("config=None: expected a configuration, or resume= with a run to go on with")
+    given = OmegaConf.create({"run_dir": "auto"} if config is None else _plain(config)[0])
+    found = _find(resume, given)
+    if config is None:
+        assert found is not None
+        config = stored_config(found.folder)
     source, plain = _plain(config)
+    if found is not None:
+        source["run_dir"] = str(found.folder)
+        plain = _plain(source)[1]
     settings = Settings.of(plain)
-    if found := faults(plain, source, source) or out_of_range(plain):
-        raise ConfigError(found)
+    if wrong := faults(plain, source, source) or outside(plain) or out_of_range(plain):
+        raise ConfigError(wrong)
     out = screen.make_console(quiet=not console or _rank() > 0)
-    with _quiet_lightning():
+    with StopSignals() as signals, _quiet_lightning(), contextlib.ExitStack() as held:
+        if found is not None:
+            check_same(plain, stored_config(found.folder), found.folder)
+            if _rank() == 0:
+                held.enter_context(alone_in(found.folder))
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -88,22 +132,30 @@ def train(
         datamodule.prepare_data()
         datamodule.setup("fit")
         facts = datamodule.facts()
+        if found is not None and found.content is not None:
+            check_same_facts(facts, found.content, found.folder)
         task = _build("task", plain["task"], **facts)
-        folder, made = _claim_folder(settings)
+        folder, made = _claim_folder(settings, found)
         try:
             source["run_dir"] = str(folder)
             plain = _plain(source)[1]
-            if strayed := outside(plain):
-                raise ConfigError(strayed)
-            trainer = _trainer(plain, task, facts, callbacks)
+            trainer = _trainer(plain, task, facts, [*callbacks, StopAtSignal(signals)])
             if made:
+                held.enter_context(alone_in(folder))
                 write_records(folder, plain, overrides)
-            _introduce(out, plain, task, datamodule, trainer, folder)
+            elif found is not None and _rank() == 0:
+                clean_leftovers(folder)
+                (folder / "error.txt").unlink(missing_ok=True)
+                record_continuation(found, plain, list(overrides))
+            _introduce(out, plain, task, datamodule, trainer, folder, found)
         except BaseException:
             if made:
                 remove_folder(folder)
             raise
-        return _execute(settings, plain, task, datamodule, trainer, folder, out)
+        if _rank() == 0:
+            remember_latest(folder, settings.output_dir)
+        file = found.file if found else None
+        return _execute(settings, plain, task, datamodule, trainer, folder, out, signals, file)
 
 
 def measure(
@@ -160,8 +212,23 @@ def _build(key: str, node: Mapping[str, Any], **supplied: Any) -> Any:
         raise ConfigError([f"{place}: {error}"]) from error
 
 
-def _claim_folder(settings: Settings) -> tuple[Path, bool]:
+def _find(resume: str | Path | None, config: DictConfig) -> Continuation | None:
+    """The run that goes on, if one does."""
+    if resume is None:
+        return None
+    output_dir = config.get("output_dir", "runs")
+    if resume != "auto":
+        return open_run(resume, output_dir)
+    run_dir = str(config.get("run_dir", "auto"))
+    if run_dir == "auto":
+        raise ConfigError(["resume=auto: needs a folder of its own; set run_dir as well"])
+    return open_run(run_dir) if (Path(run_dir).expanduser() / "config.yaml").is_file() else None
+
+
+def _claim_folder(settings: Settings, found: Continuation | None) -> tuple[Path, bool]:
     """The run's folder, and whether this process made it: the first of a distributed run does."""
+    if found is not None:
+        return found.folder, False
     if _rank() > 0 and SHARED in os.environ:
         return Path(os.environ[SHARED]), False
     folder = make_folder(settings)
@@ -176,7 +243,7 @@ def _trainer(
     more: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Lightning's trainer with the configured callbacks and loggers, which default to the task's metric."""
-    callbacks: list[Any] = [Provenance(describe_model(config, facts)), *more]
+    callbacks: list[Any] = [ExactResume(), Provenance(describe_model(config, facts)), *more]
     watched = {"monitor": getattr(task, "monitor", None), "mode": getattr(task, "monitor_mode", "min")}
     for name, node in (config.get("callbacks") or {}).items():
         if node:
@@ -184,12 +251,18 @@ def _trainer(
             own = {key: value for key, value in watched.items() if key in takes and "monitor" not in node}
             callbacks.append(_build(f"callbacks.{name}", node, **own))
     loggers = [_logger(name, node) for name, node in (config.get("logger") or {}).items() if node]
+    node = dict(config["trainer"])
+    plugins = node.pop("plugins", None) or []
+    plugins = [build(item) if is_node(item) else item for item in plugins if item is not None]
+    if not any(isinstance(item, CheckpointIO) for item in plugins):
+        plugins.append(WholeCheckpointIO())
     return _build(
         "trainer",
-        config["trainer"],
+        node,
         callbacks=callbacks,
         logger=loggers or False,
         default_root_dir=config["run_dir"],
+        plugins=plugins,
     )
 
 
@@ -210,25 +283,36 @@ def _execute(
     trainer: pl.Trainer,
     folder: Path,
     out: Console,
+    signals: StopSignals,
+    checkpoint: Path | None,
 ) -> RunResult:
     result = RunResult(folder, {}, task, datamodule, trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(dict(config))
-    previous = signal.getsignal(signal.SIGINT)
+    signals.training = True
     try:
-        trainer.fit(task, datamodule=datamodule)
-    except SystemExit:  # Lightning's answer to an interrupt; callbacks have saved what there is
-        result.interrupted = True
+        trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except Stopped as stopped:
+        result.signum = stopped.signum
     except Exception:
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        raise
+        if signals.received is None:
+            with contextlib.suppress(OSError):  # a full disk must not hide what it has caused
+                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+        result.signum = signals.received  # it ended a data-loading worker before the run
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signals.training = False
         os.environ.pop(SHARED, None)
+    result.signum = signals.received if result.signum is None else result.signum
+    result.interrupted = result.signum is not None
     result.metrics.update(_numbers(trainer.callback_metrics))
     result.checkpoint = _kept(folder)
     if result.interrupted:
         out.print(f"\ninterrupted; what was learned is in {_words(str(folder))}")
+        if result.signum == signal.SIGUSR1:
+            out.print(requeue(), markup=False)
+        else:
+            out.print(f"go on with: rnnlab train resume={_words(str(folder))}", soft_wrap=True, markup=False)
         return result
     if settings.test:
         if result.checkpoint is not None:
@@ -256,6 +340,7 @@ def _introduce(
     datamodule: pl.LightningDataModule,
     trainer: pl.Trainer,
     folder: Path,
+    found: Continuation | None,
 ) -> None:
     summary = datamodule.summary() if hasattr(datamodule, "summary") else {}
     rows: list[tuple[str, Any]] = [("run", folder)]
@@ -264,6 +349,8 @@ def _introduce(
     if where == "cpu":
         where += f", {torch.get_num_threads()} threads"
     rows += [("device", f"{where}, {trainer.precision}"), ("seed", config.get("seed"))]
+    if found is not None:
+        rows.insert(1, ("goes on", f"after step {found.step}" if found.file else "from the beginning"))
     screen.print_facts(rows, out)
     out.print()
     screen.print_layers(task, out)

@@ -27,6 +27,8 @@ def test_a_run_leaves_everything_about_itself(run: RunResult) -> None:
         "learning_curve.png",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        "checkpoints/manifest.json",
     }
     config = OmegaConf.to_container(OmegaConf.load(run.folder / "config.yaml"), resolve=False)
     assert isinstance(config, dict)
