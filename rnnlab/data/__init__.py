@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rnnlab.data.language import LanguageData
     from rnnlab.data.pairs import PairData
     from rnnlab.data.speech import SpeechData
+    from rnnlab.data.tagging import TaggingData
     from rnnlab.data.text_classification import TextClassificationData
     from rnnlab.data.video import VideoData
     from rnnlab.data.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ __all__ = [
     "SequenceBatch",
     "SequenceLoader",
     "SpeechData",
+    "TaggingData",
     "TextClassificationData",
     "TokenSequences",
     "VideoData",
@@ -38,6 +40,7 @@ _HOME = {
     "SequenceBatch": "batching",
     "SequenceLoader": "batching",
     "SpeechData": "speech",
+    "TaggingData": "tagging",
     "TextClassificationData": "text_classification",
     "TokenSequences": "batching",
     "VideoData": "video",

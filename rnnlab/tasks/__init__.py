@@ -5,17 +5,21 @@ from rnnlab.tasks.conditional_generation import ConditionalGeneration
 from rnnlab.tasks.language_model import LanguageModel
 from rnnlab.tasks.speech_classification import SpeechClassification
 from rnnlab.tasks.speech_recognition import SpeechRecognition
+from rnnlab.tasks.tagging import Restoration, SpanTagging, Tagging
 from rnnlab.tasks.text_classification import TextClassification
-from rnnlab.tasks.video_classification import VideoClassification
 from rnnlab.tasks.translation import Translation
+from rnnlab.tasks.video_classification import VideoClassification
 
 __all__ = [
     "ConditionalGeneration",
     "LanguageModel",
+    "Restoration",
+    "SpanTagging",
     "SpeechClassification",
     "SpeechRecognition",
+    "Tagging",
     "Task",
     "TextClassification",
-    "VideoClassification",
     "Translation",
+    "VideoClassification",
 ]

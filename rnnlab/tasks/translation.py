@@ -19,6 +19,7 @@ from rnnlab.data.tokenizers import get_tokenizer, join_tokens
 from rnnlab.data.vocabulary import EOS, PAD, UNK, Vocabulary
 from rnnlab.nn.beam_search import Hypotheses
 from rnnlab.nn.encoder_decoder import EncoderDecoder
+from rnnlab.tasks.attention_map import attention_map
 from rnnlab.tasks.base import MakeModel, MakeOptimizer, MakeScheduler, Task
 from rnnlab.tasks.sequence_metrics import sequence_metrics
 
@@ -286,6 +287,14 @@ class Translation(Task):
 
     def draw(self, text: str, picture: str | Path) -> None:
         """Draw where the decoder looks as it writes from this text; see `look`."""
-        from rnnlab.tasks.attention_map import attention_map
-
         attention_map(*self.look(text), picture)
+
+    def draw_pictures(self, datamodule: Any, folder: Path) -> list[Path]:
+        """Draw where the decoder looks as it writes from three test sources: `attention_1.png` and on."""
+        if self.network.attention is None:
+            return []
+        made = []
+        for number, (source, _) in enumerate(datamodule.examples("test", 3), start=1):
+            made.append(folder / f"attention_{number}.png")
+            self.draw(source, made[-1])
+        return made
