@@ -40,7 +40,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """One compiled kernel; sizes in bytes. `fault` says why it will not do, or why it does not compile."""
+    """One compiled kernel; sizes in bytes.
+
+    `fault` says why it will not do, or why it does not compile; `rejected`, why others were not chosen.
+    """
 
     cell: str
     size: int
@@ -59,6 +62,7 @@ class Row:
     shared_limit: int = 0
     seconds: float = 0.0
     fault: str = ""
+    rejected: tuple[str, ...] = ()
 
 
 def main(words: Sequence[str]) -> int:
@@ -192,6 +196,7 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
     _, _, warp, limit = TARGETS[target]
     device = Device(target, target, warp, limit)
     made: dict[Config, list[Resources]] = {}
+    rejected: list[str] = []
 
     def compiled(config: Config) -> list[Resources]:
         made[config] = compile_config(program, dtype, config, target, precision=job.precision)  # type: ignore[arg-type]
@@ -199,9 +204,12 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
 
     def reject(config: Config) -> str | None:
         try:
-            return unfit([(r.spills, r.shared) for r in compiled(config)], limit)
+            reason = unfit([(r.spills, r.shared) for r in compiled(config)], limit)
         except CannotCompile as error:
-            return f"does not compile: {error}"
+            reason = f"does not compile: {error}"
+        if reason is not None:
+            rejected.append(f"{config}: {reason}")
+        return reason
 
     head = (job.cell, job.size, job.dtype, target)
     if strategy == "auto":
@@ -219,7 +227,7 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
     try:
         resources = made.get(config) or compiled(config)
     except CannotCompile as error:
-        return [Row(*head, strategy=config.strategy, fault=str(error))]
+        return [Row(*head, strategy=config.strategy, fault=str(error), rejected=tuple(rejected))]
     return [
         Row(
             *head,
@@ -236,6 +244,7 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
             limit,
             round(r.seconds, 2),
             unfit([(r.spills, r.shared)], limit) or "",
+            tuple(rejected),
         )
         for r in resources
     ]

@@ -5,12 +5,10 @@ memory is what Triton asks the driver for.
 """
 
 import contextlib
-import io
-import re
-import subprocess
-import tempfile
-import time
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,9 +16,11 @@ import torch
 from rnnlab_kernels.program import Program
 from rnnlab_kernels.triton.backend import Config, Precision, loop_constants
 from rnnlab_kernels.triton.codegen import Kernel, generate
-from rnnlab_kernels.triton.launch import module
+from rnnlab_kernels.triton.isolate import CannotCompile, Order, Resources, compile_apart, module
 from rnnlab_kernels.triton.phases import generate_stepwise
 from rnnlab_kernels.triton.split import split
+
+__all__ = ["TARGETS", "CannotCompile", "Resources", "compile_config"]
 
 # name: (Triton's backend, architecture, threads of a warp, shared bytes that a program may ask for)
 TARGETS: dict[str, tuple[str, int | str, int, int]] = {
@@ -34,22 +34,6 @@ TARGETS: dict[str, tuple[str, int | str, int, int]] = {
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 _STATES = ("initial", "final", "state_in", "state_out", "total_in", "total_out", "product", "kept")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel needs: registers of a thread; spills, stack and shared memory in bytes."""
-
-    kernel: str
-    registers: int
-    spills: int
-    stack: int
-    shared: int
-    seconds: float
-
-
-class CannotCompile(Exception):
-    """The compiler refuses a kernel for a target; the message is its reason, in one line."""
 
 
 def compile_config(
@@ -68,12 +52,11 @@ def compile_config(
     Args:
         target: a key of `TARGETS`.
         lengths, resets: whether the kernel takes them; each adds a little.
-        cached: let Triton's own cache answer. What it kept has no report on spills, so that any stack counts
-            as one.
+        cached: let an earlier compilation on this machine answer.
 
     Raises:
         ValueError: an unknown target.
-        CannotCompile: the compiler refuses.
+        CannotCompile: the compiler refuses, or falls over it.
     """
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}: there are {', '.join(TARGETS)}")
@@ -92,12 +75,11 @@ def compile_config(
     }
     if not resets:
         left_out |= {"total_in", "total_out"}
-    return [
-        _compile(source, kernel, dtype, constants, config, target, left_out, cached) for kernel in kernels
-    ]
+    orders = [_order(source, kernel, dtype, constants, config, target, left_out) for kernel in kernels]
+    return _remembered(orders) if cached else compile_apart(orders)
 
 
-def _compile(
+def _order(
     source: str,
     kernel: Kernel,
     dtype: torch.dtype,
@@ -105,51 +87,50 @@ def _compile(
     config: Config,
     target: str,
     left_out: set[str],
-    cached: bool,
-) -> Resources:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    backend, architecture, warp, _ = TARGETS[target]
-    function = getattr(module(source, interpret=False), kernel.name)
+) -> Order:
     signature: dict[str, str] = {}
-    constexprs: dict[tuple[int, ...], Any] = {}
-    attributes = {}
+    known: dict[int, Any] = {}
+    aligned = []
     for position, parameter in enumerate(kernel.parameters):
         if parameter.role in left_out:
             signature[parameter.name] = "constexpr"
-            constexprs[(position,)] = None
+            known[position] = None
             continue
         signature[parameter.name] = _type(parameter.role, dtype)
         if signature[parameter.name].startswith("*"):  # what PyTorch allocates is aligned to 16 bytes
-            attributes[(position,)] = [["tt.divisibility", 16]]
+            aligned.append(position)
+    names = getattr(module(source, interpret=False), kernel.name).arg_names
     for name, value in constants.items():
         signature[name] = "constexpr"
-        constexprs[(function.arg_names.index(name),)] = value
-    made = ASTSource(fn=function, signature=signature, constexprs=constexprs, attrs=attributes)
-    options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
-    printed = io.StringIO()
-    start = time.perf_counter()
-    with triton.knobs.compilation.scope(), triton.knobs.nvidia.scope():
-        triton.knobs.compilation.always_compile = not cached
-        triton.knobs.nvidia.dump_ptxas_log = True
-        try:
-            with contextlib.redirect_stdout(printed):
-                compiled = triton.compile(
-                    made, target=GPUTarget(backend, architecture, warp), options=options
-                )
-        except Exception as error:
-            raise CannotCompile(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
-    seconds = time.perf_counter() - start
-    if backend == "hip":
-        registers, spills, stack = _read_amd(compiled.asm["amdgcn"])
-    elif cached:
-        registers, stack = _read_cubin(compiled.asm["cubin"])
-        spills = stack
-    else:
-        registers, spills, stack = _read_nvidia(printed.getvalue())
-    return Resources(kernel.name, registers, spills, stack, compiled.metadata.shared, seconds)
+        known[names.index(name)] = value
+    options: dict[str, int | bool] = {
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+        "enable_fp_fusion": True,
+    }
+    backend, architecture, warp, _ = TARGETS[target]
+    return Order(
+        source, kernel.name, signature, known, tuple(aligned), (backend, architecture, warp), options
+    )
+
+
+def _remembered(orders: list[Order]) -> list[Resources]:
+    """What these kernels need, compiled once on this machine: notes beside `rnnlab tune`'s table keep it."""
+    import triton
+
+    from rnnlab_kernels.triton.table import path
+
+    text = json.dumps([triton.__version__, *(asdict(order) for order in orders)], sort_keys=True)
+    note = path().parent / "triton" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return [Resources(**row) for row in json.loads(note.read_text())]
+    made = compile_apart(orders)
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs time and nothing else
+        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        half = note.with_suffix(f".{os.getpid()}")
+        half.write_text(json.dumps([asdict(row) for row in made]))
+        half.replace(note)
+    return made
 
 
 def _type(role: str, dtype: torch.dtype) -> str:
@@ -161,40 +142,3 @@ def _type(role: str, dtype: torch.dtype) -> str:
         case "resets" | "valid" | "restart":
             return "*u8"
     return "*fp32" if role in _STATES else _POINTERS[dtype]
-
-
-def _read_nvidia(report: str) -> tuple[int, int, int]:
-    def number(pattern: str) -> int:
-        found = re.findall(pattern, report)
-        if not found:
-            raise CannotCompile("ptxas gave no report on registers and spills")
-        return int(found[-1])
-
-    spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
-    return number(r"Used (\d+) registers"), spills, number(r"(\d+) bytes stack frame")
-
-
-def _read_cubin(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack of a compiled kernel, by the disassembler that Triton ships."""
-    import triton
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", report)
-    if found is None:
-        raise CannotCompile("cuobjdump gave no report on registers and stack")
-    return int(found[1]), int(found[2])
-
-
-def _read_amd(report: str) -> tuple[int, int, int]:
-    def number(name: str) -> int:
-        found = re.search(rf"\.{name}:\s+(\d+)", report)
-        if found is None:
-            raise CannotCompile(f"the code object has no note {name}")
-        return int(found[1])
-
-    # Notes count spilled registers, of 4 bytes a lane.
-    return number("vgpr_count"), 4 * number("vgpr_spill_count"), number("private_segment_fixed_size")

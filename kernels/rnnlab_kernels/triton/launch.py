@@ -4,40 +4,20 @@ The interpreter runs the same text on CPU tensors, one program after the other i
 and for debugging, and slow. `TRITON_INTERPRET=1` turns it on, as for any kernel.
 """
 
-import hashlib
-import linecache
 import os
 from contextlib import nullcontext
-from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnnlab_kernels.triton.codegen import Kernel
+from rnnlab_kernels.triton.isolate import module
 
 
 def interpreted(device: torch.device) -> bool:
     """Whether kernels on this device run in the interpreter."""
     return device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
-
-
-@lru_cache(maxsize=512)
-def module(source: str, interpret: bool) -> ModuleType:
-    """A generated module, executed. Triton reads a kernel's text back; `linecache` serves it from memory."""
-    import triton
-
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    name = f"rnnlab_generated_{digest}_{'interpreted' if interpret else 'compiled'}"
-    path = f"<{name}>"
-    linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
-    made = ModuleType(name)
-    made.__file__ = path
-    with triton.knobs.runtime.scope():
-        triton.knobs.runtime.interpret = interpret
-        exec(compile(source, path, "exec"), made.__dict__)
-    return made
 
 
 def launch(
