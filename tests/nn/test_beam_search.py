@@ -50,7 +50,7 @@ def log_probability(table: Tensor, sequence: tuple[int, ...]) -> float:
 
 def all_sequences(length: int) -> list[tuple[int, ...]]:
     """Every sequence that ends by STOP within the length, and those that never end."""
-    every = [body + (STOP,) for n in range(length) for body in product(range(1, SYMBOLS), repeat=n)]
+    every = [(*body, STOP) for n in range(length) for body in product(range(1, SYMBOLS), repeat=n)]
     return every + list(product(range(1, SYMBOLS), repeat=length))
 
 
