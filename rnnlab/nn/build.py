@@ -1,5 +1,6 @@
 """Cells for the layers of a stack, from names, classes or factories."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -60,14 +61,18 @@ def build(
 ) -> nn.Module:
     """`factory(input_size, hidden_size, **options)`, with `bias`, `device` and `dtype` where it takes them.
 
-    Raises TypeError if it returns no module, ValueError for a `bias` that it does not know.
+    Raises TypeError for an option that it does not take or if it returns no module, ValueError for a `bias`
+    that it does not know.
     """
-    try:
-        known = set(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):  # a callable without a signature, such as one written in C
-        known = set()
+    known, takes_any = _keywords(factory)
     keywords = dict(options)
     name = getattr(_unwrapped(factory), "__name__", repr(factory))
+    for key in () if takes_any else options:
+        if key not in known:
+            offered = sorted(known - {"input_size", "hidden_size", "bias", "device", "dtype"})
+            near = difflib.get_close_matches(key, offered, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(offered) or 'none'}"
+            raise TypeError(f"cell_options: {name} takes no argument {key!r}; {hint}")
     if bias == "single" and not _is_ours(factory):
         raise ValueError(
             f"bias='single' is known to the cells of rnnlab.cells, not to {name}; use True or False"
@@ -81,6 +86,16 @@ def build(
     if not isinstance(cell, nn.Module):
         raise TypeError(f"{name} must make an nn.Module, got {type(cell).__name__}")
     return cell.to(device=device, dtype=dtype) if device is not None or dtype is not None else cell
+
+
+def _keywords(factory: CellFactory) -> tuple[set[str], bool]:
+    """The names of a factory's arguments, and whether it may take others."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a callable without a signature, such as one written in C
+        return set(), True
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return set(parameters), takes_any
 
 
 def _factory(cell: Any) -> CellFactory:

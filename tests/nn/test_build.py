@@ -101,3 +101,8 @@ class Picture(nn.Module):
 def test_says_what_does_not_fit(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_misspelt_option_of_the_cell_is_told_with_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"takes no argument 'forgt_bias'; did you mean forget_bias\?"):
+        DeepRNN("lstm", 3, 4, cell_options={"forgt_bias": 1.0})
