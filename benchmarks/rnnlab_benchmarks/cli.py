@@ -20,6 +20,10 @@ BENCHMARKS = {
         "`rnnlab train` against a bare PyTorch loop over the same batches",
         "rnnlab_benchmarks.training",
     ),
+    "sweeps": (
+        "`rnnlab sweep` against Hydra's basic launcher on the same jobs",
+        "rnnlab_benchmarks.sweeps",
+    ),
 }
 
 

@@ -159,7 +159,9 @@ class Controller:
             self.search.tell(job)
             return
         if job.state == "interrupted" and not died and self.launcher.slots == 1 and _own_process(job):
-            self.stopped_by = signal.SIGINT  # it was the user, and this process was told, not the job
+            # The user stopped it, and the job took the signal that was meant for the sweep.
+            terminated = job.status.reason == "stopped by SIGTERM"
+            self.stopped_by = signal.SIGTERM if terminated else signal.SIGINT
             return
         left = self._starts_left.get(job.id, 0)
         if left > 0 and not job.status.final and not (self.fail_fast and job.state == "failed"):

@@ -13,9 +13,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -109,10 +111,12 @@ def _perform(order: Order, job: Job) -> State:
         return status.state
     (job.folder / STOP).unlink(missing_ok=True)
     pulse = Pulse(job.folder, order.parent)
-    pulse.start()
     began, before_s = time.monotonic(), status.seconds
     try:
         with isolated(), output_to(job.log, order.own_process):
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            pulse.start()
             try:
                 _train(order, job, config, status, pulse, goes_on)
             except (KeyboardInterrupt, SystemExit):
@@ -123,8 +127,9 @@ def _perform(order: Order, job: Job) -> State:
                     raise
                 status.state, status.reason = "failed", f"{type(error).__name__}: {_one_line(error)}"
                 status.final = isinstance(error, ValueError | TypeError) and not job.run.exists()
+            finally:
+                pulse.finish()
     finally:
-        pulse.finish()
         status.ended = time.time()
         status.seconds = before_s + time.monotonic() - began
         if status.state == "running":
@@ -175,14 +180,16 @@ def _train(order: Order, job: Job, config: Any, status: Status, pulse: Any, goes
         from rnnlab.experiments.sweeps.optuna_search import OptunaJudge
 
         judge = OptunaJudge(*order.trial, order.pruner)
-    watch = Watch(job.folder, status, pulse, order.objectives, judge)
+    watch = Watch(job.folder, status, order.objectives, judge)
     more = {"resume": str(job.run)} if goes_on else {}
     result = train(config, overrides=job.words, callbacks=[watch], console=True, **more)
     status.metrics.update(result.metrics)
     status.step = result.trainer.global_step
     status.device = _device(result)
     if result.interrupted:
-        status.state, status.reason = "interrupted", pulse.stop_asked or "interrupted"
+        signum = getattr(result, "signum", None) or signal.SIGINT
+        status.state = "interrupted"
+        status.reason = pulse.stop_asked or f"stopped by {signal.Signals(signum).name}"
         return
     missing = [name for name, _ in order.objectives if _value(status, name) is None]
     if missing and order.asked:

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -98,10 +99,10 @@ class Joblib:
         slot = next(number for number in range(self.slots) if number not in self._running)
         own = replace(order, threads=order.threads or self.threads, parent=os.getpid())
         try:
-            future = self._executor(slot).submit(perform, own)
+            future = self._executor(slot).submit(_work, own)
         except RuntimeError:  # the worker died while it was idle
             self._drop(slot)
-            future = self._executor(slot).submit(perform, own)
+            future = self._executor(slot).submit(_work, own)
         self._running[slot] = (order, future)
 
     def wait(self, timeout_s: float) -> list[Ended]:
@@ -140,7 +141,10 @@ class Joblib:
 
         if slot not in self._executors:
             self._executors[slot] = ProcessPoolExecutor(
-                max_workers=1, env=self.environment(slot), initializer=_leave_interrupts_to_the_sweep
+                max_workers=1,
+                env=self.environment(slot),
+                initializer=_become_worker,
+                initargs=(os.getpid(),),
             )
         return self._executors[slot]
 
@@ -154,9 +158,27 @@ class ProcessDied(RuntimeError):
     """The process of a job has died."""
 
 
-def _leave_interrupts_to_the_sweep() -> None:
-    """Ctrl-C reaches every process of a terminal; the sweep asks its jobs itself to save and end."""
+_at_work = threading.Lock()
+
+
+def _become_worker(parent: int) -> None:
+    """Leave Ctrl-C to the sweep, which asks its jobs itself to save and end; do not outlive it."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _work(order: Order) -> str:
+    with _at_work:
+        return perform(order)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has, but let a job save first."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    with _at_work:
+        os._exit(1)
 
 
 class Submitit:

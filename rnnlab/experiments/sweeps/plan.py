@@ -125,12 +125,14 @@ def read_space(words: Sequence[str], config_dir: str | None = None) -> Space:
     found: list[str] = []
     fixed: list[str] = []
     axes: list[Axis] = []
-    keys: set[str] = set()
-    for override in parse_values(words):
+    overrides = parse_values(words)
+    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
+    keys = [override.key_or_group for override in overrides]
+    for override in overrides:
         line, key = str(override.input_line), override.key_or_group
-        if key in keys:
+        if key in swept and keys.count(key) > 1:
             found.append(f"{line}: {key} is given twice")
-        keys.add(key)
+            continue
         if not override.is_sweep_override():
             fixed.append(line)
             continue

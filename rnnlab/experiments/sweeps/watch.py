@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -29,6 +31,8 @@ class Judge(Protocol):
 class Pulse(threading.Thread):
     """Touches a job's `alive` file, and sees when the job is to stop: by request, or with its sweep.
 
+    It then interrupts its process once, which lets a run finish its step, save and end.
+
     Args:
         folder: of the job.
         parent: the process of the sweep, where it is this one's parent; the job stops when that has died.
@@ -46,14 +50,16 @@ class Pulse(threading.Thread):
         while not self._over.wait(0.25):
             if time.monotonic() - beaten >= BEAT_S:
                 beaten = time.monotonic()
-                try:
+                with contextlib.suppress(OSError):  # the folder is gone; the run will find out
                     os.utime(self.folder / "alive")
-                except OSError:  # the folder is gone: nobody waits for this job
-                    self.stop_asked = "its folder is gone"
+            if self.stop_asked is not None:
+                continue
             if self.parent is not None and os.getppid() != self.parent:
                 self.stop_asked = "the sweep that it belongs to has ended"
             elif (self.folder / STOP).exists():
                 self.stop_asked = "stopped with the sweep"
+            if self.stop_asked is not None:
+                os.kill(os.getpid(), signal.SIGINT)
 
     def finish(self) -> None:
         """End the thread."""
@@ -62,12 +68,11 @@ class Pulse(threading.Thread):
 
 
 class Watch(Callback):
-    """Writes a job's progress into its status, and ends its training when that is asked.
+    """Writes a job's progress into its status, and ends its training when that is hopeless.
 
     Args:
         folder: of the job.
         status: what `status.json` holds; kept up to date.
-        pulse: says whether the job is to stop.
         objectives: `(metric, "min" or "max")`; the best of each over all validations is kept.
         judge: ends a hopeless trial; None lets all run to their end.
     """
@@ -76,24 +81,20 @@ class Watch(Callback):
         self,
         folder: Path,
         status: Status,
-        pulse: Pulse,
         objectives: Sequence[tuple[str, str]],
         judge: Judge | None = None,
     ) -> None:
-        self.folder, self.status, self.pulse = folder, status, pulse
+        self.folder, self.status = folder, status
         self.objectives, self.judge = objectives, judge
-        self.training_s = 0.0
-        self._told_at = self._began_at = 0.0
+        self._told_at = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.max_epochs
         self.status.epochs = last if last is not None and last > 0 else None
         self.status.parameters = sum(p.numel() for p in pl_module.parameters() if _has_shape(p))
-        self._began_at = time.monotonic()
         self._tell(trainer, at_once=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        self._obey()
         self._tell(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -121,14 +122,6 @@ class Watch(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.status.epoch = trainer.current_epoch + 1
         self._tell(trainer)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.training_s = time.monotonic() - self._began_at
-
-    def _obey(self) -> None:
-        """Stop as on Ctrl-C, which every part of a run knows how to take: it saves, and ends."""
-        if self.pulse.stop_asked:
-            raise KeyboardInterrupt
 
     def _tell(self, trainer: pl.Trainer, at_once: bool = False) -> None:
         now = time.monotonic()
