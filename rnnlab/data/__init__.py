@@ -7,8 +7,12 @@ if TYPE_CHECKING:
     from rnnlab.data.base import DataModule
     from rnnlab.data.batching import LengthBucketSampler, SequenceBatch, SequenceLoader, TokenSequences
     from rnnlab.data.conditional import ConditionalTextData
+    from rnnlab.data.forecasting import ForecastingData
     from rnnlab.data.language import LanguageData
+    from rnnlab.data.memory import MemoryData
+    from rnnlab.data.music import MusicData
     from rnnlab.data.pairs import PairData
+    from rnnlab.data.series import SeriesData
     from rnnlab.data.speech import SpeechData
     from rnnlab.data.tagging import TaggingData
     from rnnlab.data.text_classification import TextClassificationData
@@ -18,11 +22,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ConditionalTextData",
     "DataModule",
+    "ForecastingData",
     "LanguageData",
     "LengthBucketSampler",
+    "MemoryData",
+    "MusicData",
     "PairData",
     "SequenceBatch",
     "SequenceLoader",
+    "SeriesData",
     "SpeechData",
     "TaggingData",
     "TextClassificationData",
@@ -34,11 +42,15 @@ __all__ = [
 _HOME = {
     "ConditionalTextData": "conditional",
     "DataModule": "base",
+    "ForecastingData": "forecasting",
     "LanguageData": "language",
     "LengthBucketSampler": "batching",
+    "MemoryData": "memory",
+    "MusicData": "music",
     "PairData": "pairs",
     "SequenceBatch": "batching",
     "SequenceLoader": "batching",
+    "SeriesData": "series",
     "SpeechData": "speech",
     "TaggingData": "tagging",
     "TextClassificationData": "text_classification",

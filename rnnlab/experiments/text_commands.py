@@ -1,4 +1,4 @@
-"""The commands `sample` and `score`: what a language model writes, and what it thinks of texts."""
+"""The commands `sample` and `score`: what a model writes, and what a language model thinks of texts."""
 
 import argparse
 import json
@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from rnnlab.experiments.commands import is_setting, make_parser, read_lines, split_settings
+from rnnlab.experiments.music_commands import MUSIC_ONLY, TEXT_ONLY, check_settings, sample_music
 
 SAMPLE = """\
-Write text with a language model, as it comes.
+Write text with a language model, as it comes, or music with a model of piano rolls, as a MIDI file.
 
 settings:
   checkpoint=PATH     a checkpoint, or the folder of a run (its best checkpoint); required
-  prompt=TEXT         how the text begins; it may also be given as words
+  prompt=TEXT         how the text begins; it may also be given as words; for music FILE:SPLIT:NUMBER
   label=NAME          what to write of, for a model that was trained on labels
   temperature=1.0     below 1 is more careful, above 1 more daring
   top_k=40            choose among the k most probable tokens
@@ -25,11 +26,17 @@ settings:
   samples=1           how many texts
   seed=1              the same text again; without it another one each time
   device=cpu          cpu | cuda | cuda:1 | mps
+of music alone (label, top_k, top_p, greedy and stop are of text alone):
+  output=sample.mid   the MIDI file; a picture of its piano roll is written beside it
+  prompt_frames=32    frames of the prompt that are given to the model
+  most_keys=4         at most so many keys at a time
+  bpm=100             beats a minute
 
 examples:
   rnnlab sample checkpoint=runs/char_lm/20250101-120000-x1y2 "In the beginning" temperature=0.7
   rnnlab sample checkpoint=best.ckpt stop=false length=1000 top_p=0.9 seed=1
   rnnlab sample checkpoint=runs/verses/20250101-120000-x1y2 label=Psalms samples=3
+  rnnlab sample checkpoint=runs/jsb/20250101-120000-x1y2 output=chorale.mid most_keys=4 temperature=0.8 seed=1
 """
 
 SCORE = """\
@@ -51,8 +58,11 @@ examples:
 
 def sample(argv: list[str]) -> int:
     """`rnnlab sample`."""
-    names = ("checkpoint", "prompt", "label", "temperature", "top_k", "top_p", "greedy", "length")
-    words, own = _words_and_settings("sample", SAMPLE, argv, (*names, "stop", "samples", "seed", "device"))
+    names = ("checkpoint", "prompt", "label", "temperature", "top_k", "top_p", "greedy", "length", "stop")
+
+    words, own = _words_and_settings(
+        "sample", SAMPLE, argv, (*names, "samples", "seed", "device", *MUSIC_ONLY)
+    )
     if words and "prompt" in own:
         raise ValueError(f"the prompt is given twice: prompt={own['prompt']!r} and {' '.join(words)!r}")
     prompt = own.get("prompt", " ".join(words))
@@ -64,13 +74,34 @@ def sample(argv: list[str]) -> int:
     }
     length, count = _number(own, "length", int, 200), _number(own, "samples", int, 1)
     seed, stop = _number(own, "seed", int, None), _flag(own, "stop", True)
+    of_music: dict[str, Any] = {
+        "output": own.get("output", "sample.mid"),
+        "prompt_frames": _number(own, "prompt_frames", int, 32),
+        "most_keys": _number(own, "most_keys", int, None),
+        "bpm": _number(own, "bpm", float, 100.0),
+    }
     if length < 1 or count < 1:
         raise ValueError(f"length={length}, samples={count}: expected at least 1")
 
     from rnnlab.nn.generation import Sampling
+    from rnnlab.tasks.music import Music
 
     sampling = Sampling(greedy=greedy, **numbers)  # refuses before the checkpoint is read
-    task = _load(own, "writes no text")
+    task = _open(own)
+    if isinstance(task, Music):
+        check_settings(own, TEXT_ONLY, "music")
+        sample_music(
+            task,
+            prompt=prompt,
+            length=length,
+            count=count,
+            temperature=numbers["temperature"],
+            seed=seed,
+            **of_music,
+        )
+        return 0
+    _require_text(task, own, "writes neither text nor music; a Music model does, or")
+    check_settings(own, MUSIC_ONLY, "text")
     sampling = replace(sampling, forbidden=tuple(range(task.eos)))
     _tell_unknown(task, prompt)
     for number in range(count):
@@ -100,7 +131,8 @@ def score(argv: list[str]) -> int:
     texts = words + (read_lines(own["file"]) if "file" in own else [])
     if not texts:
         raise ValueError('nothing to score: give texts as words ("a sentence") or as file=PATH')
-    task = _load(own, "gives no probabilities of texts")
+    task = _open(own)
+    _require_text(task, own, "gives no probabilities of texts;")
     for text in texts:
         scores = task.score(text, label=own.get("label"), end=end)
         whole = task.describe_scores(scores)
@@ -159,20 +191,23 @@ def _words_and_settings(
     return words, own
 
 
-def _load(own: Mapping[str, str], lacking: str) -> Any:
-    from rnnlab.tasks.text_generation import TextGeneration
+def _open(own: Mapping[str, str]) -> Any:
     from rnnlab.training.checkpoint import load_task
     from rnnlab.training.predict import check_device
 
     device = own.get("device", "cpu")
     check_device(device)
-    task = load_task(own["checkpoint"], device)
+    return load_task(own["checkpoint"], device)
+
+
+def _require_text(task: Any, own: Mapping[str, str], lacking: str) -> None:
+    from rnnlab.tasks.text_generation import TextGeneration
+
     if not isinstance(task, TextGeneration):
         raise ValueError(
-            f"checkpoint={own['checkpoint']}: a {type(task).__name__} {lacking}; a LanguageModel or a "
-            "ConditionalGeneration does (`rnnlab experiments` lists both)"
+            f"checkpoint={own['checkpoint']}: a {type(task).__name__} {lacking} a LanguageModel or a "
+            "ConditionalGeneration does (`rnnlab experiments` lists what can be trained)"
         )
-    return task
 
 
 def _tell_unknown(task: Any, prompt: str) -> None:
