@@ -31,7 +31,7 @@ def make_job(folder: Path, name: str, number: int = 0) -> Job:
 numbers = st.floats(allow_nan=False, allow_infinity=True)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
 @given(
     metrics=st.dictionaries(st.text(min_size=1), numbers, max_size=3), values=st.lists(numbers, max_size=2)
 )

@@ -113,12 +113,12 @@ def _content(small: list[str], tmp_path: Path) -> tuple[dict[str, object], str]:
 
 
 def test_every_fault_of_every_point_is_told_once(small: list[str], tmp_path: Path) -> None:
-    space = read_space([*small, "model.hiden_size=8", "model.num_layers=0,1", "seed=1,2"])
+    space = read_space([*small, "model.hiden_size=8", "optim.weight_decay=-1,0", "seed=1,2"])
     with pytest.raises(ConfigError) as caught:
         Planner(space, tmp_path).plan_all(list(space.grid()))
     faults = caught.value.faults
     assert len([line for line in faults if "did you mean model.hidden_size" in line]) == 1
-    assert any("num_layers=0" in line for line in faults)
+    assert any("weight_decay=-1" in line for line in faults)
 
 
 def test_the_code_of_a_users_own_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
