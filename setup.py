@@ -19,7 +19,7 @@ setup(
         "rnnlab.conf": "conf",
     },
     package_data={
-        "rnnlab": ["py.typed", "data/bundled/*"],
+        "rnnlab": ["py.typed", "data/bundled/*", "experiments/reports/page.*"],
         "rnnlab.conf": ["*.yaml", "**/*.yaml"],
         "rnnlab_kernels": ["**/*.hpp", "**/*.cpp"],
     },

@@ -1,0 +1,103 @@
+"""Ranks, spreads, factors and fronts against numbers worked out here."""
+
+import math
+import shlex
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnnlab.experiments.reports.gather import Factor, Level, Report, Spread, command, guess_mode, number, text
+from rnnlab.experiments.sweeps.folder import Job, read_sweep
+
+
+def test_settings_are_ranked_by_their_mean_over_seeds(make_sweep) -> None:
+    report = Report(read_sweep(make_sweep(broken=False)))
+    assert (report.metric, report.mode, report.seeds) == ("test/accuracy", "max", ["seed"])
+    best = report.settings[0]
+    assert best.label == "cell=lstm model.num_layers=2"
+    values = [0.90 + (seed - 1) * 0.01 for seed in range(3)]
+    spread = best.measure("test/accuracy")
+    assert (spread.mean, spread.deviation, spread.count) == (
+        pytest.approx(fmean(values)),
+        pytest.approx(stdev(values)),
+        3,
+    )
+    means = [setting.measure("test/accuracy").mean for setting in report.settings]
+    assert means == sorted(means, reverse=True)
+    other = Report(report.sweep, "test/loss")
+    assert other.mode == "min"
+    assert [s.label for s in other.settings] == [s.label for s in report.settings]
+
+
+def test_no_job_is_counted_twice_or_lost(make_sweep) -> None:
+    report = Report(read_sweep(make_sweep()))
+    assert report.counts == {"finished": 14, "failed": 1, "interrupted": 1, "pending": 1, "damaged": 1}
+    assert sum(report.counts.values()) == report.planned == 18
+    assert sum(len(setting.jobs) for setting in report.settings) == 17
+    assert all(setting.point["cell"] != "old" for setting in report.settings)
+    finished = {setting.label: len(setting.finished) for setting in report.settings}
+    assert finished["cell=gru model.num_layers=2"] == 2
+
+
+def test_factors_have_marginal_means_and_their_share_of_the_variance(make_sweep) -> None:
+    report = Report(read_sweep(make_sweep(broken=False)))
+    cell, layers = report.factors
+    assert [level.value for level in cell.levels] == ["rnn", "gru", "lstm"]
+    assert [level.spread.mean for level in cell.levels] == pytest.approx([0.67, 0.87, 0.89])
+    assert cell.balanced and not cell.numeric and layers.numeric
+    assert [level.spread.count for level in layers.levels] == [9, 9]
+    assert 0.9 < cell.share < 1.0
+    assert layers.share < 0.05
+    assert not Report(read_sweep(make_sweep("other"))).factors[0].balanced
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=5), min_size=2, max_size=4))
+def test_a_share_of_the_variance_is_a_share(groups: list[list[float]]) -> None:
+    share = Factor("x", tuple(Level(i, tuple(values)) for i, values in enumerate(groups))).share
+    assert share is None or -1e-9 <= share <= 1 + 1e-6
+
+
+def test_nobody_beats_the_front(make_sweep) -> None:
+    report = Report(read_sweep(make_sweep(broken=False)))
+    front = report.front("parameters")
+    assert [setting.label for setting in front] == [
+        "cell=rnn model.num_layers=1",
+        "cell=gru model.num_layers=1",
+        "cell=lstm model.num_layers=1",
+        "cell=lstm model.num_layers=2",
+    ] or len(front) > 2
+    for mine in front:
+        for other in report.settings:
+            cheaper = other.parameters.mean < mine.parameters.mean
+            assert not (cheaper and other.measure(report.metric).mean > mine.measure(report.metric).mean)
+
+
+def test_values_that_are_not_finite_are_not_averaged() -> None:
+    assert Spread.of([1.0, math.nan, 3.0]) == Spread(2.0, stdev([1.0, 3.0]), 2)
+    assert str(Spread.of([math.inf])) == "-"
+    assert str(Spread.of([0.5])) == "0.5"
+
+
+def test_a_metric_that_no_job_has_is_refused(make_sweep) -> None:
+    with pytest.raises(ValueError, match=r"metric=test/acuracy: .* did you mean test/accuracy"):
+        Report(read_sweep(make_sweep()), "test/acuracy")
+
+
+def test_the_command_is_one_that_a_shell_takes_apart_again(tmp_path) -> None:
+    words = ["cell=gru", "data.source=my file.csv", "name=it's; rm -rf $HOME", "model.hidden_size=[32,16]"]
+    job = Job(tmp_path, "id", 0, words, {}, "code", config_dir="my configs")
+    assert shlex.split(command(job)) == ["rnnlab", "train", "--config-dir", "my configs", *words]
+
+
+def test_names_tell_what_is_better() -> None:
+    assert [guess_mode(m) for m in ("val/accuracy", "test/f1", "test/loss", "seconds", "val/f1_macro")] == [
+        "max",
+        "max",
+        "min",
+        "min",
+        "max",
+    ]
+    assert [number(v) for v in (12345.0, 0.123456, 1234567.8)] == ["12,345", "0.1235", "1,234,568"]
+    assert [text(v) for v in (None, True, [1, 2], 0.5)] == ["null", "true", "[1,2]", "0.5"]
