@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -91,6 +92,8 @@ def compose(
             composed = copy.deepcopy(memory[tuple(choices)])
     except HydraException as error:
         raise ConfigError([*found, str(error)]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([*found, " ".join(str(error).split())]) from error
     with open_dict(composed):
         chosen = OmegaConf.to_container(composed.pop("hydra").runtime.choices)
     assert isinstance(chosen, dict)

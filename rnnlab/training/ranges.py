@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rnnlab.training.settings import Settings
-from rnnlab.training.sizes import at_most, machine_bytes
+from rnnlab.training.sizes import TooLarge, at_most, blamed_size, machine_bytes
 from rnnlab.training.targets import DIRECTIVES, TargetError, build, is_node, resolve
 from rnnlab.training.validate import show, signature
 
@@ -46,8 +46,7 @@ def out_of_range(config: Node, source: Node | None = None, told: Sequence[str] =
                 _leave_out(kept, name)
         if kept != node and _lacks(kept):
             return None
-        with at_most(machine_bytes(), "are there"):
-            made, lines = _made(key, kept, finish, types=not told)
+        made, lines = _made(key, kept, finish, types=not told)
         found.extend(lines)
         return made
 
@@ -86,7 +85,8 @@ def _made(key: str, node: Node, finish: Callable[[Any], Any], *, types: bool) ->
     found: list[str] = []
 
     def attempt(some: Node) -> Any:
-        return finish(build(some))
+        with at_most(machine_bytes(), "are there"):
+            return finish(build(some))
 
     left = dict(node)
     while True:
@@ -95,7 +95,7 @@ def _made(key: str, node: Node, finish: Callable[[Any], Any], *, types: bool) ->
         except (ValueError, TypeError) as error:
             if isinstance(error, TypeError) and (not types or found):
                 return None, found
-            name = blamed(key, left, error, attempt)
+            name = blamed_size(left) if isinstance(error, TooLarge) else blamed(key, left, error, attempt)
             if name is None:
                 return None, [*found, f"{key}: {error}"]
             found.append(f"{key}.{name}={show(left[name])}: {error}")

@@ -39,7 +39,7 @@ from rnnlab.training.references import unsafe_references
 from rnnlab.training.resume import ExactResume
 from rnnlab.training.settings import Settings
 from rnnlab.training.signals import StopAtSignal, Stopped, StopSignals, requeue
-from rnnlab.training.sizes import at_most, machine_bytes
+from rnnlab.training.sizes import TooLarge, at_most, blamed_size, machine_bytes
 from rnnlab.training.storage import WholeCheckpointIO, clean_leftovers
 from rnnlab.training.targets import build, is_node, resolve
 from rnnlab.training.validate import ConfigError, faults, show, signature
@@ -207,7 +207,9 @@ def _build(key: str, node: Mapping[str, Any], **supplied: Any) -> Any:
             ) from error
         raise ConfigError([f"{key}: {error}"]) from error
     except (ValueError, MisconfigurationException) as error:  # the latter: what this machine cannot serve
-        name = blamed(key, node, error, lambda some: build(some, **supplied)) if key == "trainer" else None
+        name = blamed_size(node) if isinstance(error, TooLarge) else None
+        if key == "trainer":
+            name = blamed(key, node, error, lambda some: build(some, **supplied))
         place = key if name is None else f"{key}.{name}={show(node[name])}"
         raise ConfigError([f"{place}: {error}"]) from error
 

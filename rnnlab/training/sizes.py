@@ -1,7 +1,7 @@
 """How much memory the building of a model may take, found before it is taken."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,8 +62,29 @@ def at_most(limit_bytes: int, told: str) -> Iterator[None]:
     Raises:
         TooLarge: when the first tensor beyond it is asked for.
     """
-    with _Budget(limit_bytes, told):
-        yield
+    try:
+        with _Budget(limit_bytes, told):
+            yield
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if "verflow" not in str(error):
+            raise
+        raise TooLarge("needs more memory than a number can tell") from error
+
+
+def blamed_size(node: Mapping[str, Any]) -> str | None:
+    """The largest number among the values of a node, by its name: what most likely made it too large."""
+    sizes = {
+        name: max(
+            (part for part in (value if isinstance(value, list) else [value]) if _is_size(part)), default=0
+        )
+        for name, value in node.items()
+    }
+    name = max(sizes, key=lambda key: sizes[key], default=None)
+    return name if name is not None and sizes[name] > 0 else None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def machine_bytes() -> int:
