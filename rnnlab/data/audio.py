@@ -68,7 +68,7 @@ def read_sound(path: str | Path) -> Sound:
     try:
         with soundfile.SoundFile(file) as opened:
             rate, samples = opened.samplerate, opened.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise SoundError(
             path, "unreadable", f"not a sound that can be read ({reason}); WAV, FLAC and Ogg can"

@@ -244,7 +244,7 @@ def read_clip(path: str | Path) -> Tensor:
         raise ValueError(f"{path}: there is no such file")
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise ValueError(f"{path}: not an array that numpy.load reads ({error})") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (3, 4) or array.dtype.kind not in "buif":
         shape = list(getattr(array, "shape", []))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 
 class FrameEncoder(nn.Module):
@@ -46,7 +47,7 @@ class FrameEncoder(nn.Module):
         last = channels[-1] if channels else colours
         layers += [nn.Flatten(), nn.Linear(last * height * width, features), nn.ReLU()]
         # Channels last in memory: the same numbers in about half the time.
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = convert_conv2d_weight_memory_format(nn.Sequential(*layers), torch.channels_last)
         self.output_size = features
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Legend: `T` time, `B` batch, `I` input, `V` symbols with the blank.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,11 +16,13 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from rnnlab.data.audio import LogMel
+from rnnlab.data.base import evenly
 from rnnlab.data.batching import SequenceBatch
 from rnnlab.data.speech import BLANK, Transcripts, hear
 from rnnlab.nn.ctc import beam_search, best_path
 from rnnlab.nn.heads import DenseHead
 from rnnlab.tasks.base import MakeModel, MakeOptimizer, MakeScheduler, Task, output_features
+from rnnlab.tasks.speech_picture import draw_transcripts
 
 
 class SpeechRecognition(Task):
@@ -178,3 +181,18 @@ class SpeechRecognition(Task):
             {"file": file, "truth": truth, "transcript": record["transcript"]}
             for (file, truth), record in zip(pairs, said, strict=True)
         ]
+
+    @torch.no_grad()
+    def draw_pictures(self, datamodule: Any, folder: Path) -> None:
+        """Draw three test sounds, and when each character is heard in them: `transcripts.png`."""
+        dataset = datamodule.dataset("test")
+        sounds = []
+        for row in evenly(range(len(dataset)), 3):
+            batch = dataset[[row]]
+            said = self(batch.inputs.to(self.device), batch.lengths)[:, 0].cpu()
+            transcript = self._spell(beam_search(said, self.beam_width)[0][0])
+            # Stacked frames stand one after the other again.
+            frames = batch.inputs[:, 0].reshape(-1, self.features.mels)
+            sounds.append((f"{batch.targets.texts[0]!r}: heard {transcript!r}", frames, said.exp()))
+        step_ms = self.features.stack * self.features.hop_ms
+        draw_transcripts(folder / "transcripts.png", sounds, self.alphabet, step_ms)

@@ -88,6 +88,13 @@ def test_predict_names_the_file_that_it_cannot_hear(
         assert told in capsys.readouterr().err
 
 
+def test_what_is_heard_when_is_drawn(strings: Any, tmp_path: Path) -> None:
+    strings.task.draw_pictures(strings.datamodule, tmp_path)
+    from matplotlib.image import imread
+
+    assert min(imread(tmp_path / "transcripts.png").shape[:2]) > 500
+
+
 def test_eval_gives_the_same_rates_again(strings: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", f"checkpoint={strings.folder}"]) == 0
     assert f"{strings.metrics['test/cer']:.4f}" in capsys.readouterr().out
