@@ -59,6 +59,7 @@ settings:
   json=true           print JSON lines instead of a table
   device=cpu          cpu | cuda | cuda:1 | mps
   batch_size=256      inputs at a time
+  picture=FILE.png    draw where the model looked at the first input, for a model with attention
 
 examples:
   rnnlab predict checkpoint=runs/sentiment/20250101-120000-x1y2 "a warm, funny, engaging film"
@@ -138,7 +139,7 @@ def _config_of_run(resume: str, words: Sequence[str]) -> Any:
     from rnnlab.training.continuation import find_run, stored_config
 
     values = parse_values(words)
-    output_dir = [value.value() for value in values if value.key_or_group == "output_dir"]
+    output_dir = [str(value.value()) for value in values if value.key_or_group == "output_dir"]
     folder = find_run(resume, *output_dir[-1:])
     return prove(OmegaConf.create(stored_config(folder)), values)
 
@@ -190,7 +191,7 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("inputs", nargs="*", help=argparse.SUPPRESS)
     end = argv.index("--") if "--" in argv else len(argv)
     options = parser.parse_intermixed_args(argv[:end])
-    names = ("checkpoint", "file", "output", "json", "device", "batch_size")
+    names = ("checkpoint", "file", "output", "json", "device", "batch_size", "picture")
     words = [word for word in options.inputs if not is_setting(word)] + argv[end + 1 :]
     own, _ = split_settings([word for word in options.inputs if is_setting(word)], names, ())
     if "checkpoint" not in own:
@@ -208,7 +209,11 @@ def predict(argv: list[str]) -> int:
     from rnnlab.training.predict import predict_records
 
     records = predict_records(
-        own["checkpoint"], inputs, device=own.get("device", "cpu"), batch_size=int(batch_size)
+        own["checkpoint"],
+        inputs,
+        device=own.get("device", "cpu"),
+        batch_size=int(batch_size),
+        picture=own.get("picture"),
     )
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
     if "output" in own:

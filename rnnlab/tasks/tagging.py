@@ -185,7 +185,7 @@ class Tagging(Task):
         """The tag of each token of each text.
 
         Returns:
-            A dict a text: `tagged` (`token/tag` between spaces), `tokens`, `tags`, and what `describe` adds.
+            A dict a text: `tagged`, its tokens as `token/tag`, and what `describe` adds.
 
         Raises:
             ValueError: a text without any token.
@@ -196,10 +196,8 @@ class Tagging(Task):
                 raise ValueError(f"the input {text!r} has no token to tag")
         return [
             {
-                "tagged": " ".join(f"{token}/{tag}" for token, tag in zip(tokens, tags, strict=True)),
+                "tagged": [f"{token}/{tag}" for token, tag in zip(tokens, tags, strict=True)],
                 **self.describe(tokens, tags),
-                "tokens": tokens,
-                "tags": tags,
             }
             for tokens, tags in zip(sentences, self.tag(sentences), strict=True)
         ]

@@ -18,7 +18,12 @@ def check_device(device: str) -> None:
 
 
 def predict_records(
-    checkpoint: str, inputs: Sequence[str], *, device: str = "cpu", batch_size: int = 256
+    checkpoint: str,
+    inputs: Sequence[str],
+    *,
+    device: str = "cpu",
+    batch_size: int = 256,
+    picture: str | None = None,
 ) -> list[dict[str, Any]]:
     """One record an input, in order.
 
@@ -27,14 +32,21 @@ def predict_records(
         inputs: texts, or whatever the task reads from a word of the command line.
         device: where the model runs, such as `cpu` or `cuda:1`.
         batch_size: inputs at a time.
+        picture: a file to draw the first input in, for a task that has `draw(text, file)`.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_task`; or no such device.
+        FileNotFoundError, ValueError: see `load_task`; or no such device; or the task draws nothing.
     """
     check_device(device)
     task: Any = load_task(checkpoint, device)
+    if picture is not None and not hasattr(task, "draw"):
+        raise ValueError(
+            f"picture={picture}: a {type(task).__name__} draws nothing; a Translation with attention does"
+        )
     records: list[dict[str, Any]] = []
     with torch.inference_mode():
         for start in range(0, len(inputs), batch_size):
             records += task.predict_records(list(inputs[start : start + batch_size]))
+        if picture is not None:
+            task.draw(inputs[0], picture)
     return records
