@@ -61,6 +61,26 @@ Print a completion script. To have it in every shell:
   fish   rnnlab completion fish > ~/.config/fish/completions/rnnlab.fish"""
 
 SETTINGS = {
+    "sweep": (
+        "sweep_dir=",
+        *(f"launcher={name}" for name in ("in_process", "joblib", "submitit", "ray")),
+        *(f"search={name}" for name in ("grid", "random", "tpe", "gp", "cmaes", "nsga2", "qmc")),
+        *(f"pruner={name}" for name in ("none", "median", "hyperband", "halving")),
+        "workers=",
+        "gpus_per_job=",
+        "trials=",
+        "search_seed=",
+        "metric=",
+        "mode=min",
+        "mode=max",
+        "retries=",
+        "fail_fast=true",
+        "code=same",
+        "code=any",
+        "submitit.cluster=slurm",
+        "submitit.cluster=local",
+        "ray_address=",
+    ),
     "eval": ("checkpoint=", "split=test", "split=validation", "output="),
     "predict": (
         "checkpoint=",
@@ -92,6 +112,7 @@ SETTINGS = {
 # Groups that a command takes beside its own settings; None: all of them.
 GROUPS: dict[str, tuple[str, ...] | None] = {
     "train": None,
+    "sweep": None,
     "eval": ("data", "trainer"),
     "predict": (),
     "sample": (),
@@ -99,6 +120,7 @@ GROUPS: dict[str, tuple[str, ...] | None] = {
 }
 OPTIONS = {
     "train": ("--config-dir", "--print-config", "--help", "--debug"),
+    "sweep": ("--config-dir", "--dry-run", "--help", "--debug"),
     "eval": ("--config-dir", "--help"),
 }
 

@@ -29,6 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ["--help"],
         ["--version"],
         ["train", "--help"],
+        ["sweep", "--help"],
         ["eval", "--help"],
         ["predict", "--help"],
         ["bench"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import os
@@ -11,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,45 @@ def sweep(words: Sequence[str], *, config_dir: str | None = None, dry_run: bool 
         ConfigError: all that is wrong; nothing was made.
         ValueError: another sweep is at work in the folder, or the folder is something else.
     """
-    from rnnlab.experiments.sweeps.folder import Busy, lock
-    from rnnlab.experiments.sweeps.plan import Planner, corner_points, read_space
-    from rnnlab.experiments.sweeps.screen import make_screen, print_plan
-    from rnnlab.experiments.sweeps.search import list_jobs
+    from rnnlab.experiments.sweeps.plan import read_space
     from rnnlab.experiments.sweeps.settings import split_words
 
     words, config_dir = _words_of_last_start(words, config_dir)
     settings, run_words = split_words(words)
     space = read_space(run_words, config_dir)
+    if settings.launcher == "joblib" and not dry_run:
+        with warm_launcher(settings) as launcher:
+            return _plan_and_run(words, settings, space, run_words, dry_run, launcher)
+    return _plan_and_run(words, settings, space, run_words, dry_run, None)
+
+
+@contextlib.contextmanager
+def warm_launcher(settings: Any) -> Iterator[Any]:
+    """Workers that come up while the jobs are planned; gone at the end, whatever happens."""
+    from rnnlab.experiments.sweeps.launchers import make_launcher
+
+    launcher: Any = make_launcher(settings, Path("sweeps"))
+    try:
+        launcher.warm()
+        yield launcher
+    finally:
+        launcher.close(kill=True)
+
+
+def _plan_and_run(
+    words: Sequence[str],
+    settings: Any,
+    space: Any,
+    run_words: Sequence[str],
+    dry_run: bool,
+    launcher: Any,
+) -> int:
+    from rnnlab.experiments.sweeps.folder import Busy, lock
+    from rnnlab.experiments.sweeps.launchers import make_launcher
+    from rnnlab.experiments.sweeps.plan import Planner, corner_points
+    from rnnlab.experiments.sweeps.screen import make_screen, print_plan
+    from rnnlab.experiments.sweeps.search import list_jobs
+
     console = make_screen()
     # A sweep is planned before its folder is known, which is named after the experiment.
     planner = Planner(space, Path("sweeps"))
@@ -111,7 +142,8 @@ def sweep(words: Sequence[str], *, config_dir: str | None = None, dry_run: bool 
     holder = f"pid {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     try:
         with lock(folder / "lock", holder):
-            return _run(words, settings, space, planner, search, first, objectives, folder, console)
+            launcher = launcher or make_launcher(settings, folder)
+            return _run(words, settings, space, planner, search, first, objectives, folder, console, launcher)
     except Busy as busy:
         raise ValueError(
             f"{folder}: another sweep is at work here ({busy}); wait for its end, or give sweep_dir=ANOTHER"
@@ -128,15 +160,14 @@ def _run(
     objectives: list[tuple[str, str]],
     folder: Path,
     console: Any,
+    launcher: Any,
 ) -> int:
     from rnnlab.experiments.sweeps.control import Controller, enter
     from rnnlab.experiments.sweeps.folder import read_sweep, write_about
     from rnnlab.experiments.sweeps.job import Order
-    from rnnlab.experiments.sweeps.launchers import make_launcher
     from rnnlab.experiments.sweeps.screen import Screen, print_end
     from rnnlab.training.folder import git_revision
 
-    launcher = make_launcher(settings, folder)
     try:
         if search is None:
             from rnnlab.experiments.sweeps.optuna_search import OptunaSearch

@@ -94,6 +94,11 @@ class Joblib:
         self._executors: dict[int, Any] = {}
         self._running: dict[int, tuple[Order, Future[Any]]] = {}
 
+    def warm(self) -> None:
+        """Let the workers import what every job needs, while the jobs are still being planned."""
+        for slot in range(self.slots):
+            self._executor(slot).submit(importlib.import_module, "rnnlab.training.run")
+
     def submit(self, order: Order) -> None:
         """Start a job in a free slot."""
         slot = next(number for number in range(self.slots) if number not in self._running)
@@ -208,7 +213,7 @@ class Submitit:
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(**{"name": "rnnlab", "timeout_min": 60, **rest})
-        except (NameError, TypeError, ValueError) as error:
+        except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"submitit: {' '.join(str(error).split())}") from error
         self._running: list[tuple[Order, Any]] = []
 

@@ -116,26 +116,28 @@ class Space:
 
 
 def read_space(words: Sequence[str], config_dir: str | None = None) -> Space:
-    """The swept keys among the words of a sweep, in Hydra's own grammar.
+    """The swept keys among the words of a sweep, in Hydra's own grammar; values win over an earlier value.
 
     Raises:
-        ConfigError: an empty range, a key given twice, a word that is no assignment.
+        ConfigError: an empty range, a key swept and then given again, a word that is no assignment.
     """
     known = read_groups(search_path(config_dir))
     found: list[str] = []
     fixed: list[str] = []
     axes: list[Axis] = []
     overrides = parse_values(words)
-    swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    keys = [override.key_or_group for override in overrides]
+    swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    seen: set[str] = set()
     for override in overrides:
         line, key = str(override.input_line), override.key_or_group
-        if key in swept and keys.count(key) > 1:
-            found.append(f"{line}: {key} is given twice")
+        if key in seen:
+            found.append(f"{line}: {key} is swept before, and given here again")
             continue
         if not override.is_sweep_override():
-            fixed.append(line)
+            if key not in swept:
+                fixed.append(line)
             continue
+        seen.add(key)
         try:
             axes.append(_axis(override, key, known))
         except ValueError as error:

@@ -28,7 +28,9 @@ def test_commands_are_known(words: list[str], tmp_path: Path) -> None:
     settings, run_words = split_words([word for word in words[2:] if not word.startswith("--")])
     assert settings != SweepSettings() or run_words
     space = read_space(run_words)
-    assert Planner(space, tmp_path).plan(corner_points(space)[0], 0).job.words
+    assert Planner(space, tmp_path).plan(corner_points(space)[0], 0).job.point.keys() == {
+        axis.key for axis in space.axes
+    }
 
 
 def test_python_runs(

@@ -59,6 +59,7 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     stand_in.parent.mkdir()
     stand_in.write_text(f'#!/bin/sh\ncp "$1" {told}\necho Submitted batch job 4242\n', encoding="utf-8")
     stand_in.chmod(0o755)
+    (stand_in.parent / "srun").symlink_to(stand_in)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
     parameters = {"slurm_partition": "gpu", "timeout_min": 30, "gpus_per_node": 1, "cpus_per_task": 4}
     launcher = Submitit(tmp_path / "submitit", 8, parameters)

@@ -1,14 +1,16 @@
 """Swept keys in Hydra's grammar, points, and what makes a job the job that it is."""
 
+import typing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnlab.completion import SETTINGS
 from rnnlab.experiments.sweeps.plan import Axis, Planner, Space, job_id, read_space
 from rnnlab.experiments.sweeps.search import draw_points
-from rnnlab.experiments.sweeps.settings import split_words
+from rnnlab.experiments.sweeps.settings import KEYS, SweepSettings, split_words
 from rnnlab.experiments.sweeps.version import code_version
 from rnnlab.training.validate import ConfigError
 
@@ -56,9 +58,13 @@ def test_what_holds_nothing_is_refused(word: str, part: str) -> None:
         read_space([word])
 
 
-def test_a_key_is_given_once() -> None:
-    with pytest.raises(ConfigError, match="seed is given twice"):
+def test_what_is_swept_is_not_given_again() -> None:
+    with pytest.raises(ConfigError, match="seed is swept before"):
         read_space(["seed=1,2", "seed=3"])
+    with pytest.raises(ConfigError, match="seed is swept before"):
+        read_space(["seed=1,2", "seed=3,4"])
+    space = read_space(["seed=3", "seed=1,2", "optim.lr=1", "optim.lr=2"])
+    assert space.words({"seed": 2}) == ["optim.lr=1", "optim.lr=2", "seed=2"]
 
 
 def test_an_interval_has_no_grid() -> None:
@@ -145,6 +151,16 @@ def test_the_sweeps_own_words_are_told_from_those_of_its_runs() -> None:
     assert rest == ["cell=gru,lstm", "seed=1"]
     assert (settings.launcher, settings.workers, settings.fail_fast) == ("joblib", 2, True)
     assert settings.metric == ["val/loss", "seconds"]
+
+
+def test_every_setting_of_a_sweep_is_completed() -> None:
+    offered = {word.partition("=")[0].partition(".")[0] for word in SETTINGS["sweep"]}
+    assert offered == set(KEYS)
+    for word in SETTINGS["sweep"]:
+        key, _, value = word.partition("=")
+        if value and "." not in key:
+            hint = typing.get_type_hints(SweepSettings)[key]
+            assert value in str(hint) or hint is bool
 
 
 @pytest.mark.parametrize(
