@@ -217,7 +217,7 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
         )
         rows = self._address(term.place, "ma")
         weights = f"c.panel[{panel}] + first * {term.depth * count} * VL"
-        sums = f"tile + {slot} * here * VL, ld, rows, {int(accumulate)}"
+        sums = f"tile + {slot} * here * VL, ld, rows, {'ONTO' if accumulate else 'FRESH'}"
         lda = self._leading(term.place)
         return f"c.gemm({rows}, {lda}, {weights}, {term.depth}, {count} * here, {sums});"
 

@@ -2,8 +2,9 @@
 // widths of the two factors.
 #pragma once
 
-constexpr long DEPTH = 256;   // rows of the sequences at a time, whose factors then stay in L2
-constexpr long PANEL = 4;     // vectors of columns
+constexpr long DEPTH = 128;  // rows of the sequences at a time: a panel of them stays in L1, and the factors in L2
+constexpr long PANEL = 4;    // vectors of columns
+constexpr long PANELS = 8;   // packed at a time
 
 // result[M, N] = left[T*B, M]^T right[T*B, N], and, where wanted, the column sums of left.
 struct Factor { Steps steps; long width; S* result; };
@@ -43,6 +44,39 @@ static void turn_over(S* to, long ld, const Contraction& job, long k, long deep,
   }
 }
 
+// Rows [k, k + deep) of the sequence, columns [n, n + wide), as panels side by side. Whole rows are read, in order.
+static void pack_rows(S* panel, const Steps& steps, long B, long k, long deep, long n, long wide) {
+  const long full = wide / (PANEL * VL) * (PANEL * VL), rest = vectors(wide - full);
+  for (long r = 0, t = k / B, b = k % B; r < deep; r++) {
+    const STORED* p = steps.at(t, b) + n;
+    for (long j = 0; j < full; j += PANEL * VL)
+      for (long v = 0; v < PANEL; v++)
+        store(panel + j * deep + (r * PANEL + v) * VL, load(p + j + v * VL, VL));
+    for (long v = 0; v < rest; v++)
+      store(panel + full * deep + (r * rest + v) * VL, load(p + full + v * VL, wide - full - v * VL));
+    if (++b == B) b = 0, t++;
+  }
+}
+
+// The result's rows [from, from + height) and columns [n, n + wide), of one panel.
+static void add_product(const S* turned, long ld, const S* panel, long deep, const Factor& right, long from, long height,
+                        long n, long wide, bool more, S* tile) {
+  const long all = vectors(wide);
+  S* const result = right.result + from * right.width + n;
+  if (wide == all * VL) return gemm(turned, ld, panel, deep, all, result, right.width, height, more ? ADDED : FRESH);
+  for (long m = 0; m < height; m += TILE) {
+    const long rows = height - m < TILE ? height - m : TILE;
+    gemm(turned + m * ld, ld, panel, deep, all, tile, all * VL, rows, FRESH);
+    for (long r = 0; r < rows; r++)
+      for (long v = 0; v < all; v++) {
+        S* to = result + (m + r) * right.width + v * VL;
+        V sum = load(tile + (r * all + v) * VL);
+        if (more) sum = load(to, wide - v * VL) + sum;
+        store(to, sum, wide - v * VL);
+      }
+  }
+}
+
 static void contract_part(void* context, int thread) {
   const Contraction& job = *(const Contraction*)context;
   const long depth = job.T * job.B, M = job.left.width;
@@ -56,7 +90,7 @@ static void contract_part(void* context, int thread) {
   const long height = until - from, ld = DEPTH + VL;
   Arena arena{job.memory + thread * job.memory_bytes, 0};
   S* turned = arena.take<S>((height + VL) * ld);
-  S* panel = arena.take<S>(DEPTH * PANEL * VL);
+  S* panel = arena.take<S>(DEPTH * PANELS * PANEL * VL);
   S* tile = arena.take<S>(TILE * PANEL * VL);
   S* sums = arena.take<S>(height + VL);
   const bool summing = job.left.result && (!job.by_columns || thread == 0);
@@ -67,28 +101,18 @@ static void contract_part(void* context, int thread) {
     turn_over(turned, ld, job, k, deep, from, until, summing ? sums : nullptr);
     if (summing)
       for (long m = 0; m < height; m++) job.left.result[from + m] += sums[m];
-    long turn = 0;
     for (long i = 0; i < job.rights; i++) {
       const Factor& right = job.right[i];
-      for (long n = 0; n < right.width; n += PANEL * VL) {
-        if (job.by_columns && turn++ % job.threads != thread) continue;
-        const long wide = right.width - n < PANEL * VL ? right.width - n : PANEL * VL, all = vectors(wide);
-        for (long r = 0, t = k / job.B, b = k % job.B; r < deep; r++) {
-          const STORED* p = right.steps.at(t, b) + n;
-          for (long v = 0; v < all; v++) store(panel + (r * all + v) * VL, load(p + v * VL, wide - v * VL));
-          if (++b == job.B) b = 0, t++;
-        }
-        for (long m = from; m < until; m += TILE) {
-          const long rows = until - m < TILE ? until - m : TILE;
-          gemm(turned + (m - from) * ld, ld, panel, deep, all, tile, all * VL, rows, 0);
-          for (long r = 0; r < rows; r++)
-            for (long v = 0; v < all; v++) {
-              S* to = right.result + (m + r) * right.width + n + v * VL;
-              V sum = load(tile + (r * all + v) * VL);
-              if (k) sum = load(to, wide - v * VL) + sum;
-              store(to, sum, wide - v * VL);
-            }
-        }
+      const long blocks = (right.width + PANEL * VL - 1) / (PANEL * VL);
+      const long first = job.by_columns ? blocks * thread / job.threads : 0;
+      const long last = job.by_columns ? blocks * (thread + 1) / job.threads : blocks;
+      for (long block = first; block < last; block += PANELS) {
+        const long n = block * PANEL * VL, end = last * PANEL * VL < right.width ? last * PANEL * VL : right.width;
+        const long wide = end - n < PANELS * PANEL * VL ? end - n : PANELS * PANEL * VL;
+        pack_rows(panel, right.steps, job.B, k, deep, n, wide);
+        for (long at = 0; at < wide; at += PANEL * VL)
+          add_product(turned, ld, panel + at * deep, deep, right, from, height, n + at,
+                      wide - at < PANEL * VL ? wide - at : PANEL * VL, k > 0, tile);
       }
     }
   }
@@ -115,7 +139,7 @@ static int contract(const int64_t* a, int threads) {
   Arena count{nullptr, 0};
   const long height = job.left.width + 2 * VL;
   count.take<S>(height * (DEPTH + VL));
-  count.take<S>(DEPTH * PANEL * VL + TILE * PANEL * VL + height + 64);
+  count.take<S>(DEPTH * PANELS * PANEL * VL + TILE * PANEL * VL + height + 64);
   job.memory_bytes = count.used + 256;
   job.memory_bytes = (job.memory_bytes + 63) / 64 * 64;
   job.memory = take_memory(job.memory_bytes * job.threads);

@@ -9,24 +9,27 @@
 namespace {
 
 template <int vectors> void gemm_vectors(const S* a, long lda, const S* panel, long ldp, long depth, S* c, long ldc,
-                                         long rows, int accumulate) {
+                                         long rows, Into into) {
   // Blocks of nearly equal height: 16 rows are 6 + 5 + 5 and not 6 + 6 + 4.
   const long most = MOST_ROWS[vectors], blocks = (rows + most - 1) / most;
+  // The panel that follows this one in memory comes into L2 meanwhile, piece by piece.
+  const char* ahead = (const char*)(panel + depth * ldp);
   for (long i = 0; i < blocks; i++) {
     const long first = rows * i / blocks, height = rows * (i + 1) / blocks - first;
-    KERNELS[vectors][height](a + first * lda, lda, panel, ldp, depth, c + first * ldc, ldc, accumulate);
+    KERNELS[vectors][height](a + first * lda, lda, panel, ldp, depth, c + first * ldc, ldc, into, ahead);
+    ahead += depth * 64;
   }
 }
 
-void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, long ldc, long rows, int accumulate) {
+void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, long ldc, long rows, Into into) {
   const long ldp = vectors * VL;
   while (vectors > 0) {
     const long now = vectors <= MOST_VECTORS ? vectors : vectors < 2 * MOST_VECTORS ? (vectors + 1) / 2 : MOST_VECTORS;
     switch (now) {
-      case 4: gemm_vectors<4>(a, lda, panel, ldp, depth, c, ldc, rows, accumulate); break;
-      case 3: gemm_vectors<3>(a, lda, panel, ldp, depth, c, ldc, rows, accumulate); break;
-      case 2: gemm_vectors<2>(a, lda, panel, ldp, depth, c, ldc, rows, accumulate); break;
-      default: gemm_vectors<1>(a, lda, panel, ldp, depth, c, ldc, rows, accumulate);
+      case 4: gemm_vectors<4>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
+      case 3: gemm_vectors<3>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
+      case 2: gemm_vectors<2>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
+      default: gemm_vectors<1>(a, lda, panel, ldp, depth, c, ldc, rows, into);
     }
     vectors -= now;
     panel += now * VL;

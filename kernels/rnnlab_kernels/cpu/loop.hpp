@@ -2,7 +2,6 @@
 #pragma once
 
 constexpr long MOST_STEPS = 768;       // of a chunk
-constexpr long CHUNK_BYTES = 384L << 10;  // of a chunk's buffers, so that they stay in L2 beside the weights
 
 struct Call {
   const Program& p;
@@ -28,7 +27,7 @@ struct Call {
     long bytes = 0;
     for (int i = 0; i < p.buffers; i++)
       if (p.buffer_sizes[i].chunk) bytes += LD(p.buffer_sizes[i].width) * sizeof(S);
-    long most = p.outside ? CHUNK_BYTES / (bytes ? bytes : 1) : MOST_STEPS;
+    long most = p.outside ? half_of_l2() / (bytes ? bytes : 1) : MOST_STEPS;
     most = most < 48 ? 48 : most > MOST_STEPS ? MOST_STEPS : most;
     const long steps = most / (rows ? rows : 1) < 1 ? 1 : most / (rows ? rows : 1);
     return steps < T ? steps : T ? T : 1;

@@ -31,10 +31,13 @@ INLINE VI lanes_below(long n) {
   return index < (Int)n;
 }
 
+// What becomes of the sums: stored, begun from what is there, or begun from zero and added to it at the end.
+enum Into : int { FRESH = 0, ONTO = 1, ADDED = 2 };
+
 // C[rows, vectors] (+)= A[rows, depth] panel[depth, vectors]. Each sum runs over the depth in order, from the first to
 // the last, so that a row's bits depend on nothing but the row.
 typedef void Gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, long ldc, long rows,
-                  int accumulate);
+                  Into into);
 
 struct Barrier;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdlib.h>
+#include <unistd.h>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -53,6 +54,20 @@ static bool team(void (*body)(void*, int), void* context, int parts) {
   (void)body, (void)context;
   return parts == 0;
 #endif
+}
+
+// Half of a core's second-level cache. A chunk of steps whose buffers fill it passes once over the weights before the
+// loop; the other half is left to the weights of the loop.
+static long half_of_l2() {
+  static const long bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    const long found = 0;
+#endif
+    return found >= 512L << 10 && found <= 64L << 20 ? found / 2 : 384L << 10;
+  }();
+  return bytes;
 }
 
 // Takes memory piece by piece; with no memory it only counts.
