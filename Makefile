@@ -22,7 +22,7 @@ test-all: $(VENV)/.installed  ## run every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 fuzz: $(VENV)/.installed  ## hold thousands of random cells to the reference
-	RNNLAB_FUZZ=3000 RNNLAB_FUZZ_COMPILED=280 $(BIN)/python -m pytest -n 2 tests/recurrence/test_random_cells.py $(ARGS)
+	RNNLAB_FUZZ=3000 RNNLAB_FUZZ_COMPILED=3080 $(BIN)/python -m pytest -n 2 tests/recurrence/test_random_cells.py $(ARGS)
 
 lint: $(VENV)/.installed  ## check style and types
 	$(BIN)/ruff check .

@@ -8,7 +8,9 @@ import hashlib
 import os
 from array import array
 from collections.abc import Sequence
+from enum import Enum
 from functools import cache as cache_result
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -165,10 +167,14 @@ def prepare(program: Program, dtype: torch.dtype) -> "Kernel":
 _kernels: dict[tuple[str, torch.dtype], "Kernel"] = {}
 
 
-def build_many(programs: Sequence[Program], dtype: torch.dtype) -> list["Kernel"]:
-    """Compile several Programs in one run of the compiler."""
+def build_many(programs: Sequence[Program], dtype: torch.dtype, *, optimised: bool = True) -> list["Kernel"]:
+    """Compile several Programs in one run of the compiler; not `optimised`, where a run or two is all."""
     text = codegen.generate(programs, NAMES[dtype])
-    library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=False))
+
+    def make(path: Path) -> None:
+        toolchain.compile_object(text, path, openmp=False, optimised=optimised)
+
+    library = cache.load(_key(text if optimised else f"// -O0\n{text}"), make)
     routines = _routines(dtype)
     return [
         Kernel(program, dtype, _address(library, f"rnnlab_program{number}"), routines)
@@ -204,6 +210,18 @@ def _key(text: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
+class _Kind(Enum):
+    """How an input lies in memory: what its two strides mean."""
+
+    STEP = "step"
+    SEQUENCE = "sequence"
+    VECTOR = "vector"
+    MATRIX = "matrix"
+
+
+_KINDS = {"step": _Kind.STEP, "sequence": _Kind.SEQUENCE, "call": _Kind.VECTOR}
+
+
 class Kernel:
     """A compiled Program. Calling it does what `interpret` does."""
 
@@ -211,7 +229,8 @@ class Kernel:
         self.program, self.dtype = program, dtype
         self.address, self.routines = address, routines
         self.carried = torch.float32 if dtype == torch.bfloat16 else dtype
-        self.kinds = [(item.per, item.is_matrix) for item in program.inputs]
+        self.kinds = [_Kind.MATRIX if i.is_matrix else _KINDS[i.per] for i in program.inputs]
+        self.output_widths = [output.width for output in program.outputs]
         self.widths = [state.width for state in program.states]
         self.steps = next(n for n, item in enumerate(program.inputs) if item.per == "step")
         after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
@@ -241,29 +260,31 @@ class Kernel:
         arguments.append(0 if lengths is None else lengths.data_ptr())
         arguments.append(0 if resets is None else resets.data_ptr())
         arguments.append(sharing)
-        for tensor, (per, is_matrix) in zip(inputs, self.kinds, strict=True):
-            if tensor.dtype != self.dtype:
+        for tensor, kind in zip(inputs, self.kinds, strict=True):
+            if tensor.dtype is not self.dtype:
                 tensor = tensor.to(self.dtype)
-            if is_matrix:
-                keep.append(tensor)
-                arguments += (tensor.data_ptr(), *tensor.stride())
-                continue
-            tensor = _rows(tensor, keep)
             strides = tensor.stride()
-            arguments += (tensor.data_ptr(), strides[0] if per == "step" else 0)
-            arguments.append(0 if per == "call" else strides[-2])
+            if kind is not _Kind.MATRIX and strides[-1] != 1 and tensor.shape[-1] != 1:
+                tensor = tensor.contiguous()
+                strides = tensor.stride()
+            keep.append(tensor)
+            if kind is _Kind.SEQUENCE:
+                strides = (0, strides[0])
+            elif kind is _Kind.VECTOR:
+                strides = (0, 0)
+            arguments += (tensor.data_ptr(), strides[0], strides[1])
         for state in states:
-            row = _rows(state if state.dtype == self.carried else state.to(self.carried), keep)
+            row = _rows(state if state.dtype is self.carried else state.to(self.carried), keep)
             arguments += (row.data_ptr(), 0, row.stride(0) if row.shape[0] == B else 0)
         outputs = self._outputs(first, lengths is None and resets is None, reached, arguments)
-        finals = [first.new_empty(B, width, dtype=self.carried) for width in self.widths]
-        for tensor in finals:
-            arguments += (tensor.data_ptr(), 0, tensor.stride(0))
+        finals = [first.new_empty((B, width), dtype=self.carried) for width in self.widths]
+        for tensor, width in zip(finals, self.widths, strict=True):
+            arguments += (tensor.data_ptr(), 0, width)
         if B:
             packed = array("q", arguments)
             if self.routines.rnnlab_run(self.address, packed.buffer_info()[0]):
                 raise MemoryError("the CPU backend found no memory for its buffers")
-        if any(state.dtype != self.carried for state in states):
+        if any([state.dtype is not self.carried for state in states]):  # noqa: C419 (quicker)
             finals = [final.to(state.dtype) for final, state in zip(finals, states, strict=True)]
         return outputs, finals
 
@@ -271,19 +292,20 @@ class Kernel:
         """Room for the outputs; where `joined`, a state before and after a step is one sequence of T + 1."""
         T, B = first.shape[:2]
         shared = self.shared if joined else {}
-        whole = {n: first.new_empty(T + 1, B, self.program.outputs[n].width) for n in shared.values()}
+        whole = {n: first.new_empty((T + 1, B, self.output_widths[n])) for n in shared.values()}
         outputs: list[Tensor] = []
-        for number, output in enumerate(self.program.outputs):
+        for number, width in enumerate(self.output_widths):
+            step = B * width
             if number in shared:
                 both = whole[shared[number]]
-                outputs.append(both[1:] if reached else both[:-1])
+                outputs.append(both.narrow(0, int(reached), T))
                 # The kernel stores the other output; what is stored here is the initial state alone.
-                arguments += (0, both[-1 if reached else 0].data_ptr(), both.stride(1))
+                arguments += (0, both.data_ptr() + (T * step if reached else 0) * both.itemsize, width)
                 continue
             if number in whole:
-                tensor = whole[number][:-1] if reached else whole[number][1:]
+                tensor = whole[number].narrow(0, int(not reached), T)
             else:
-                tensor = first.new_empty(T, B, output.width)
+                tensor = first.new_empty((T, B, width))
             outputs.append(tensor)
-            arguments += (tensor.data_ptr(), *tensor.stride()[:2])
+            arguments += (tensor.data_ptr(), step, width)
         return outputs

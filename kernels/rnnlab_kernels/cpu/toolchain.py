@@ -105,8 +105,8 @@ def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def compile_object(source: str, to: Path, *, openmp: bool) -> None:
-    """Compile source text to a shared object at `to`.
+def compile_object(source: str, to: Path, *, openmp: bool, optimised: bool = True) -> None:
+    """Compile source text to a shared object at `to`; not `optimised`, in a third of the time.
 
     Raises:
         ToolchainError: the compiler failed; the message holds its first lines.
@@ -118,6 +118,7 @@ def compile_object(source: str, to: Path, *, openmp: bool) -> None:
         command = [
             *found.command,
             *found.flags,
+            *(() if optimised else ("-O0",)),
             *(found.openmp if openmp else ()),
             f"-I{HERE}",
             f"-I{folder}",
