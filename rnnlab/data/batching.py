@@ -5,7 +5,10 @@ Legend: `T` time, `B` batch; `*` stands for any further dimensions.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -188,6 +191,14 @@ def mixed_seed(*parts: int) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
+def end_with_the_run(worker: int) -> None:
+    """Let a data-loading worker end when its run ends, however that ends, and leave Ctrl-C to the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
 class Sampler(Protocol):
     """What `SequenceLoader` asks of a sampler: keys of batches, in an order that the epoch decides."""
 
@@ -235,6 +246,7 @@ class SequenceLoader:
         self._dataset, self._sampler = dataset, sampler
         self._keys: Any = _WithEpoch(sampler) if getattr(dataset, "draws", False) else sampler
         self._workers, self._pin_memory = num_workers, pin_memory
+        self._iterator: Iterator[Any] | None = None
         self._position = 0
         # Trainers look for `sampler` to announce the epoch, and would replace one that reorders in vain.
         if sampler.shuffle and reorder:
@@ -252,15 +264,21 @@ class SequenceLoader:
 
     def _batches(self) -> Iterator[Any]:
         if self._workers or self._pin_memory:
-            return iter(
+            # By this name trainers find the workers that they end with a run.
+            self._iterator = iter(
                 DataLoader(
                     self._dataset,
                     sampler=self._keys,
                     batch_size=None,
                     num_workers=self._workers,
                     pin_memory=self._pin_memory,
+                    worker_init_fn=end_with_the_run,
+                    # PyTorch draws the workers' seeds; drawn from the run's own generator, the numbers that
+                    # follow would depend on whether there are workers, and on interruptions.
+                    generator=torch.Generator().manual_seed(mixed_seed(self._sampler.epoch)),
                 )
             )
+            return self._iterator
         return (self._dataset[key] for key in self._keys)
 
     def state_dict(self) -> dict[str, int]:

@@ -107,21 +107,15 @@ class MetricsCSV(Logger):
         if self.file.is_file():
             with self.file.open("ab") as stream:
                 os.fsync(stream.fileno())
-        return {"rows": self._written, "last": dict(self._last) if self._last else None}
+        last = dict(self._last) if self._last else None
+        return {"rows": self._written, "columns": list(self._columns), "last": last}
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to the rows of that state; those that were written after it are dropped."""
         rows = self._rows_in_file(max(0, state["rows"] - 1))
         last = [dict(state["last"])] if state["last"] else []
-        found = {key for row in rows + last for key in row}
-        header = list(rows[0]) if rows else []
-        if rows:
-            with self.file.open(newline="", encoding="utf-8") as stream:
-                header = next(csv.reader(stream), [])
-        fixed = ["step", "epoch"]
-        self._columns = fixed + [key for key in header if key in found and key not in fixed]
-        self._columns += sorted(found.difference(self._columns))
+        self._columns = list(state["columns"])
         if last:
             write_text_whole(self.file, self._as_text(rows, header=True))
         else:
