@@ -302,6 +302,9 @@ class SpeechData(DataModule):
             self.sample_rate = self.adopted["sample_rate"]
             self.features = LogMel(**self.adopted["features"])
             self.lowercase = self.adopted.get("lowercase", self.lowercase)
+            self.target = "label" if "labels" in self.adopted else "characters"
+            if self.joining is not None and self.target == "label":
+                raise ValueError("the model tells labels, and joining makes strings: give data.joining=null")
         recordings = read_recordings(self.source, **self.reading)
         splits = recordings.split(**self.fractions)
         if self.lowercase:
@@ -451,8 +454,8 @@ class SpeechData(DataModule):
             "seconds": {split: round(self._seconds[split]) for split in SPLITS},
             **({"strings": {split: len(self.dataset(split)) for split in SPLITS}} if self.joining else {}),
             "sample_rate": f"{self.sample_rate} Hz",
-            "labels" if self.target == "label" else "characters": " ".join(
-                name if name != " " else "' '" for name in self.names if name != BLANK
+            "labels" if self.target == "label" else "characters": _listed(
+                [name for name in self.names if name != BLANK]
             ),
         }
 
@@ -465,3 +468,9 @@ class SpeechData(DataModule):
             files = "+".join(str(dataset.utterances[part].path) for part in parts)
             found.append((files, dataset.text(parts)))
         return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """At most 40 names in one line; a space can be seen."""
+    shown = " ".join("' '" if name == " " else name for name in names[:40])
+    return shown + (f" and {len(names) - 40} more" if len(names) > 40 else "")

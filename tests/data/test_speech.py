@@ -115,11 +115,17 @@ def test_a_label_that_training_lacks_names_its_file(folder: Path) -> None:
 def test_a_models_facts_are_adopted(folder: Path) -> None:
     first = SpeechData(str(folder), target="characters", features=LogMel(mels=8, stack=2))
     first.setup()
-    other = SpeechData(str(folder / "train"), target="characters", validation=0.3, test=0.3, sample_rate=99)
-    other.adopt({**first.facts(), "lowercase": True})
     (folder / "train" / "transcripts.txt").write_text("".join(f"dad{n} DAD\n" for n in range(6)))
+    facts = {**first.facts(), "lowercase": True}
+    # The target too is the model's, whatever the settings say.
+    other = SpeechData(str(folder / "train"), validation=0.3, test=0.3, sample_rate=99)
+    other.adopt(facts)
     other.setup()
-    assert other.facts() == {**first.facts(), "lowercase": True}
+    assert other.facts() == facts
+    strings = SpeechData(str(folder), target="characters", joining=Joining())
+    strings.adopt({"labels": ["cab", "dad"], "sample_rate": RATE, "features": first.features.facts()})
+    with pytest.raises(ValueError, match="the model tells labels, and joining makes strings"):
+        strings.setup()
 
 
 def test_strings_are_of_one_speaker_and_of_their_own_split(tmp_path: Path) -> None:
