@@ -38,7 +38,12 @@ COMMANDS = (
     ),
     Command("eval", "measure a checkpoint on held-out or new data", "rnnlab.experiments.commands:evaluate"),
     Command("predict", "what a checkpoint says of new inputs", "rnnlab.experiments.commands:predict"),
-    Command("report", "what a sweep came to, as tables and a page", "rnnlab.experiments.reports.command:main"),
+    Command(
+        "compare",
+        "how runs differ, and if by chance",
+        "rnnlab.experiments.reports.compare_command:main",
+    ),
+    Command("report", "what came of a sweep: tables and a page", "rnnlab.experiments.reports.command:main"),
     Command("probe", "why it learns or not: gradients, gates, memory", "rnnlab.experiments.probe:main"),
     Command("explain", "how a cell is run, and why so", "rnnlab.recurrence.explain:main", True),
     Command("check", "hold a cell of yours to the contract", "rnnlab.recurrence.check:main", True),

@@ -113,16 +113,28 @@ class Classification(Task):
         """Count one batch into the validation metrics."""
         self._evaluate(batch, "val/loss", self.val_metrics)
 
-    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        """Count one batch into the test metrics."""
-        self._evaluate(batch, "test/loss", self.test_metrics)
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Count one batch into the test metrics.
 
-    def _evaluate(self, batch: SequenceBatch, loss_name: str, metrics: MetricCollection) -> None:
+        Returns:
+            What each row came to, `[B]` each: `loss`, `accuracy` (0 or 1), `predicted` and `truth` (classes).
+        """
+        scores = self._evaluate(batch, "test/loss", self.test_metrics)
+        predicted = scores.argmax(1)
+        return {
+            "loss": F.cross_entropy(scores, batch.targets, reduction="none"),
+            "accuracy": (predicted == batch.targets).to(scores.dtype),
+            "predicted": predicted,
+            "truth": batch.targets,
+        }
+
+    def _evaluate(self, batch: SequenceBatch, loss_name: str, metrics: MetricCollection) -> Tensor:
         scores = self(batch.inputs, batch.lengths)
         metrics.update(scores, batch.targets)
         loss = F.cross_entropy(scores, batch.targets)
         self.log(loss_name, loss, on_epoch=True, batch_size=len(batch), sync_dist=True)
         self.log_dict(metrics, on_epoch=True, batch_size=len(batch))
+        return scores
 
     @torch.no_grad()
     def class_probabilities(self, rows: Any, *, batch_size: int = 256) -> Tensor:

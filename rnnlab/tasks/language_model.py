@@ -84,17 +84,25 @@ class LanguageModel(TextGeneration):
         """Count one window into the validation metrics; its streams carry a state of their own."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        """Count one window into the test metrics."""
-        self._evaluate(batch, "test")
+    def test_step(self, batch: StreamBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Count one window into the test metrics.
 
-    def _evaluate(self, batch: StreamBatch, stage: Literal["val", "test"]) -> None:
+        Returns:
+            What each stream came to in it, `[B]` each: `loss` (nats a token), and `weight` (tokens).
+        """
+        scores = self._evaluate(batch, "test")
+        nats = F.cross_entropy(scores.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        tokens = (batch.targets >= 0).sum(0)
+        return {"loss": nats.view_as(batch.targets).sum(0) / tokens.clamp(min=1), "weight": tokens}
+
+    def _evaluate(self, batch: StreamBatch, stage: Literal["val", "test"]) -> Tensor:
         predictions = self.network(batch.inputs, None if batch.first else self._eval_carried)
         self._eval_carried = detached(predictions.state)
         tokens = int((batch.targets >= 0).sum())
         if tokens:
             nats = F.cross_entropy(predictions.scores.flatten(0, 1), batch.targets.flatten())
             self._log_losses(stage, nats, tokens, len(batch))
+        return predictions.scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the carried state, so that training goes on in the middle of a text."""

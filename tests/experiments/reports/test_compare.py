@@ -1,0 +1,155 @@
+"""Runs side by side: what differs, whether it is chance, and what cannot be paired."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from rnnlab import cli
+from rnnlab.experiments.reports.compare import compare, flatten, paired_bootstrap
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(
+        name: str, seed: int, right: list[float] | None = None, ids: range | None = None, **config: Any
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        tree = {
+            "seed": seed,
+            "run_dir": str(folder),
+            "output_dir": "runs",
+            "model": {"hidden_size": 8, "num_layers": 1, **config},
+            "callbacks": {"checkpoint": {"folder": f"{folder}/checkpoints"}},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        environment = {"time": str(seed), "threads": 2, "packages": {"torch": f"2.{seed}"}}
+        (folder / "environment.yaml").write_text(yaml.safe_dump(environment), encoding="utf-8")
+        mean = sum(right) / len(right) if right else 0.5 + seed / 100
+        rows = f"step,epoch,val/loss,test/accuracy\n9,0,0.9,\n19,1,0.7,\n20,1,,{mean}\n"
+        (folder / "metrics.csv").write_text(rows, encoding="utf-8")
+        if right:
+            lines = [f"{i},{value},1,0" for i, value in zip(ids or range(len(right)), right, strict=True)]
+            text = "id,accuracy,predicted,truth\n" + "\n".join(lines) + "\n"
+            (folder / "predictions.csv").write_text(text, encoding="utf-8")
+        return folder
+
+    return make
+
+
+def test_only_what_differs_is_shown(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run("runs/a", 1), make_run("runs/b", 2, num_layers=3)]
+    found = compare(runs)
+    assert found.config == {"model.num_layers": [1, 3], "seed": [1, 2]}
+    assert found.environment == {"packages.torch": ["2.1", "2.2"]}
+    assert found.metrics == {"test/accuracy": [0.51, 0.52], "val/loss": [0.7, 0.7]}
+    assert [run.name for run in found.runs] == ["a", "b"]
+    assert cli.main(["compare", *map(str, runs)]) == 0
+    out = capsys.readouterr().out
+    assert "model.num_layers" in out and "hidden_size" not in out and "+0.01" in out
+    assert "packages.torch" in out and "kept no predictions (callbacks=predictions keeps them)" in out
+    assert "val/loss" not in out
+
+
+def test_a_difference_that_is_none_by_chance_is_sure(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = [float(i % 4 == 0) for i in range(400)]
+    better = [float(i % 4 != 1) for i in range(400)]
+    runs = [make_run("a", 1, wrong), make_run("b", 2, better), make_run("c", 3, wrong)]
+    found = compare(runs)
+    sure, none = (found.bootstraps["test/accuracy"][name] for name in ("b", "c"))
+    assert (sure.difference, sure.examples) == (pytest.approx(0.5), 400)
+    assert 0.4 < sure.low < 0.5 < sure.high < 0.6 and sure.p < 0.001
+    assert (none.difference, none.low, none.high, none.p) == (0, 0, 0, 1)
+    assert cli.main(["compare", *map(str, runs), "resamples=500"]) == 0
+    out = capsys.readouterr().out
+    assert "paired bootstrap over 400 test examples" in out
+
+
+def test_an_interval_covers_as_often_as_it_says() -> None:
+    covered = 0
+    for trial in range(200):
+        torch.manual_seed(trial)
+        first = torch.randn(60)
+        found = paired_bootstrap(first, first + 0.3 + torch.randn(60), resamples=400, seed=trial)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_interval_is_that_of_the_paired_differences_and_not_of_the_spread_between_examples() -> None:
+    hard = 10 * torch.randn(300)
+    found = paired_bootstrap(hard, hard + 0.1 + 0.1 * torch.randn(300))
+    assert found.low > 0.05 and found.p < 0.001
+
+
+def test_weights_count() -> None:
+    found = paired_bootstrap(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([3.0, 1.0]))
+    assert found.difference == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        paired_bootstrap(torch.zeros(2), torch.zeros(3))
+
+
+def test_different_test_sets_are_not_paired(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    one = make_run("a", 1, [1.0] * 10)
+    other = make_run("b", 2, [0.0] * 10, ids=range(4, 14))
+    assert compare([one, other]).bootstraps == {}
+    assert cli.main(["compare", str(one), str(other)]) == 0
+    out = capsys.readouterr().out
+    assert "tested on different examples (6 are the same, 4 only in the first, 4 only in the second)" in out
+
+
+def test_examples_are_paired_by_their_id(make_run) -> None:
+    one = make_run("a", 1, [1.0, 0.0, 0.0])
+    other = make_run("b", 2, [0.0, 0.0, 1.0], ids=range(2, -1, -1))
+    result = compare([one, other]).bootstraps["test/accuracy"]["b"]
+    assert (result.difference, result.low, result.high) == (0, 0, 0)
+
+
+def test_files_hold_what_is_shown(make_run, tmp_path: Path) -> None:
+    runs = [str(make_run("a", 1, [0.0, 1.0])), str(make_run("b", 2, [1.0, 1.0], hidden_size=[3, 4]))]
+    assert cli.main(["compare", *runs, f"output={tmp_path / 'x.json'}"]) == 0
+    content = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert content["config"]["model.hidden_size"] == {"a": 8, "b": [3, 4]}
+    assert content["paired_bootstrap"]["test/accuracy"]["b"]["difference"] == 0.5
+    assert cli.main(["compare", *runs, f"output={tmp_path / 'x.csv'}"]) == 0
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["key"]: row for row in csv.DictReader(stream)}
+    assert rows["model.hidden_size"]["b"] == "[3,4]"
+    assert float(rows["test/accuracy"]["difference b"]) == 0.5
+
+
+def test_jobs_of_a_sweep_are_runs(make_run, tmp_path: Path) -> None:
+    make_run("jobs/x/run", 1)
+    make_run("jobs/y/run", 2)
+    found = compare([tmp_path / "jobs" / "x", tmp_path / "jobs" / "y"])
+    assert [run.name for run in found.runs] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["{run}"], "two or more runs are compared; got 1"),
+        (["{run}", "{run}"], "given twice"),
+        (["{run}", "nowhere"], "no such folder"),
+        (["{run}", "{here}"], "not the folder of a run: it has no config.yaml"),
+        (["{run}", "{broken}"], "config.yaml: damaged"),
+        (["{run}", "{run}", "resamples=3"], "at least 100"),
+        (["{run}", "{run}", "output=x.txt"], "ends in .json or .csv"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    words: list[str], part: str, make_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = make_run("broken", 2)
+    (broken / "config.yaml").write_text("a: [", encoding="utf-8")
+    places = {"run": make_run("run", 1), "here": Path(__file__).parent, "broken": broken}
+    assert cli.main(["compare", *(word.format(**places) for word in words)]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_dotted_keys() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
