@@ -181,13 +181,13 @@ def _train(order: Order, job: Job, config: Any, status: Status, pulse: Any, goes
 
         judge = OptunaJudge(*order.trial, order.pruner)
     watch = Watch(job.folder, status, order.objectives, judge)
-    more = {"resume": str(job.run)} if goes_on else {}
-    result = train(config, overrides=job.words, callbacks=[watch], console=True, **more)
+    resume = str(job.run) if goes_on else None
+    result = train(config, resume=resume, overrides=job.words, callbacks=[watch], console=True)
     status.metrics.update(result.metrics)
     status.step = result.trainer.global_step
     status.device = _device(result)
     if result.interrupted:
-        signum = getattr(result, "signum", None) or signal.SIGINT
+        signum = result.signum or signal.SIGINT
         status.state = "interrupted"
         status.reason = pulse.stop_asked or f"stopped by {signal.Signals(signum).name}"
         return
@@ -215,16 +215,7 @@ def _value(status: Status, name: str) -> float | None:
 
 def has_checkpoint(job: Job) -> bool:
     """Whether there is something to go on from."""
-    return any((job.run / "checkpoints").glob("*.ckpt")) and can_resume()
-
-
-def can_resume() -> bool:
-    """Whether `train` goes on from a folder."""
-    import inspect
-
-    from rnnlab.training.run import train
-
-    return "resume" in inspect.signature(train).parameters
+    return any((job.run / "checkpoints").glob("*.ckpt"))
 
 
 def is_distributed(trainer: Mapping[str, Any]) -> bool:
