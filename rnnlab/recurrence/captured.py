@@ -47,6 +47,7 @@ def run(call: Call) -> tuple[Tensor, State]:
     results = _node(
         number,
         call.reverse,
+        call.named,
         [noise.per for noise in call.noise],
         call.x,
         list(call.state),
@@ -63,6 +64,7 @@ def run(call: Call) -> tuple[Tensor, State]:
 def _node(
     number: int,
     reverse: bool,
+    named: bool,
     pers: list[Any],
     x: Tensor,
     state: list[Tensor],
@@ -85,6 +87,7 @@ def _node(
         resets,
         reverse,
         tuple([Noise(value, per) for value, per in zip(noise, pers, strict=True)]),
+        named,
     )
     outputs, finals = fused.run(plan, call, plan.compiled.bind(parameters))
     return outputs, *finals

@@ -73,17 +73,37 @@ def choose(name: str, call: Call) -> Backend:
         reason = backend.refusal(call)
         if reason is None:
             return backend
-        able = [other.name for other in _backends if other is not backend and other.refusal(call) is None]
-        raise ValueError(
-            f"backend {name!r} cannot run {type(call.cell).__name__}: {reason}; "
-            f"what can: {', '.join(repr(other) for other in ['auto', *able])}"
-        )
-    reasons: list[str] = []
+        raise _refused(backend, call, reason)
+    return _first(call, [])
+
+
+def instead(name: str, call: Call, failed: Backend, reason: str) -> Backend:
+    """The backend that runs a call after the chosen one failed to: for "auto" the next that does not refuse.
+
+    Raises ValueError where a backend was named, with the reason and the backends that would run the call.
+    """
+    if name != "auto":
+        raise _refused(failed, call, reason)
+    return _first(call, [f"{failed.name}: {reason}"], failed)
+
+
+def _refused(backend: Backend, call: Call, reason: str) -> ValueError:
+    able = [other.name for other in _backends if other is not backend and other.refusal(call) is None]
+    return ValueError(
+        f"backend {backend.name!r} cannot run {type(call.cell).__name__}: {reason}; "
+        f"what can: {', '.join(repr(other) for other in ['auto', *able])}"
+    )
+
+
+def _first(call: Call, reasons: list[str], failed: Backend | None = None) -> Backend:
+    """The first backend in order of preference that does not refuse, and is not the one that failed."""
     for backend in _preferred(call):
+        if backend is failed:
+            continue
         reason = backend.refusal(call)
         if reason is None:
             if reasons:
-                _tell(call, backend.name, "; ".join(reasons))
+                _tell(call, backend.name, "; ".join(reasons), failed is not None)
             return backend
         reasons.append(f"{backend.name}: {reason}")
     raise ValueError(f"no backend can run {type(call.cell).__name__}: {'; '.join(reasons)}")
@@ -103,12 +123,12 @@ def _preferred(call: Call) -> list[Backend]:
     return order
 
 
-def _tell(call: Call, chosen: str, reasons: str) -> None:
+def _tell(call: Call, chosen: str, reasons: str, failed: bool) -> None:
     """Log once a cell class what was chosen and why nothing faster could be."""
     key = (type(call.cell), chosen, reasons)
     if key not in _told:
         _told.add(key)
-        level = logging.WARNING if chosen == "eager" else logging.INFO
+        level = logging.WARNING if failed or chosen == "eager" else logging.INFO
         logger.log(level, "%s runs on backend %r (%s)", type(call.cell).__name__, chosen, reasons)
 
 

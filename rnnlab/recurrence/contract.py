@@ -36,6 +36,10 @@ State = tuple[Tensor, ...]
 _PROBE_BATCH = 7
 
 
+class CannotRun(RuntimeError):
+    """A backend found out that it cannot run a call after all, before it computed anything; says why."""
+
+
 class Noise(NamedTuple):
     """Random values drawn once for a sequence, outside the recurrence.
 
@@ -102,6 +106,8 @@ class Call:
     """`[T, B]` bool: before the step at time t is computed, the state restarts. Shifted if `reverse`."""
     reverse: bool = False
     noise: tuple[Noise, ...] = ()
+    named: bool = False
+    """The caller named the backend: what it cannot run is an error, and nothing else runs it instead."""
 
     def signature(self) -> tuple:
         """What a backend may base its refusal on: neither values nor T nor B, so that choices can be kept."""

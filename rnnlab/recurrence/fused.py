@@ -101,7 +101,7 @@ def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, Stat
         if True not in requires and not any([s.requires_grad for s in states]):  # noqa: C419 (quicker)
             requires = None
     outputs, finals = recurrence(
-        plan.entry(requires, restart), inputs, states, call.lengths, resets, call.reverse
+        plan.entry(requires, restart, call.named), inputs, states, call.lengths, resets, call.reverse
     )
     y = compiled.output(values, outputs, rows)
     carried = call.state[0].dtype

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rnnlab.recurrence import captured, choice
 from rnnlab.recurrence.contract import (
     Call,
+    CannotRun,
     Lengths,
     Noise,
     State,
@@ -88,8 +89,19 @@ class Recurrence(nn.Module):
             ValueError: a shape, dtype or device that does not fit, or a named backend that cannot run this.
         """
         call = self.call(x, state, lengths, resets)
-        outputs, final = self._chosen(call).run(call)
+        backend = self._chosen(call)
+        compiling = torch.compiler.is_compiling()
+        outputs, final = backend.run(call) if compiling else self._attempt(backend, call)
         return outputs, final[0] if call.spec.single else final
+
+    def _attempt(self, backend: choice.Backend, call: Call) -> tuple[Tensor, State]:
+        """Run a call by the chosen backend, or by another where that one fails and may be replaced."""
+        try:
+            return backend.run(call)
+        except CannotRun as error:
+            backend = choice.instead(self.backend, call, backend, str(error))
+            self._choices[self.backend, call.signature()] = backend
+            return backend.run(call)
 
     def chosen(
         self,
@@ -138,6 +150,7 @@ class Recurrence(nn.Module):
             resets,
             self.reverse,
             self._draw(spec, length, batch, x, states),
+            self.backend != "auto",
         )
 
     def step(self, x_t: Tensor, state: Tensor | State | None = None) -> tuple[Tensor, Any]:

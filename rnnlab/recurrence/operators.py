@@ -19,6 +19,7 @@ import torch
 from rnnlab_kernels.program import Contraction, Operand, Program, contract_all, interpret
 from torch import Tensor, nn
 
+from rnnlab.recurrence.contract import CannotRun
 from rnnlab.recurrence.derivative import Derivative, differentiate, strip
 
 logger = logging.getLogger("rnnlab")
@@ -76,11 +77,13 @@ class Entry:
         program: a forward Program as `tidy` leaves it, in which `simplify.DETACH` may stand.
         requires: for each input, whether its gradient will be asked for; None for a Program that will not be
             differentiated.
+        strict: whether a kernel that cannot be built is an error; it is interpreted, slowly, without.
     """
 
-    def __init__(self, program: Program, requires: tuple[bool, ...] | None) -> None:
+    def __init__(self, program: Program, requires: tuple[bool, ...] | None, strict: bool = False) -> None:
         self.marked = program
         self.requires = requires
+        self.strict = strict
         self.outputs = len(program.outputs)
         self.derivative: Derivative | None = None
         self.program = strip(program)
@@ -140,6 +143,9 @@ def recurrence(
 
     Returns:
         The outputs `[T, B, width]` and the final states `[B, width]`.
+
+    Raises:
+        CannotRun: the kernel could not be built.
     """
     count = entry.outputs
     if _transforming():
@@ -148,7 +154,7 @@ def recurrence(
     if torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, (*inputs, *states))):
         results = torch.ops.rnnlab.recurrence(entry.number, inputs, states, lengths, resets, reverse)
     elif entry.derivative is None:
-        return _execute(entry.program, inputs, states, lengths, resets, reverse)
+        return _execute(entry.program, inputs, states, lengths, resets, reverse, strict=True)
     else:
         results = _Function.apply(entry.number, len(inputs), lengths, resets, reverse, *inputs, *states)
     return results[:count], results[len(results) - len(states) :]
@@ -166,15 +172,20 @@ def _execute(
     lengths: Tensor | None,
     resets: Tensor | None,
     reverse: bool,
+    *,
+    strict: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a Program. If its kernel cannot be built, raise CannotRun where `strict`, else interpret it."""
     run = executor(states[0].device.type)
     assert run is not None
     try:
         return run.run(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
     except (OSError, getattr(run, "ToolchainError", OSError)) as error:
+        kind = "backward" if program.adjoint else "forward"
+        if strict:
+            raise CannotRun(f"its {kind} kernel could not be built: {error}") from error
         if program.key not in _failed:
             _failed.add(program.key)
-            kind = "backward" if program.adjoint else "forward"
             logger.warning("a %s kernel is interpreted, slowly, since it could not be built: %s", kind, error)
         return interpret(program, inputs, states, lengths=lengths, resets=resets, reverse=reverse)
 
@@ -223,7 +234,7 @@ def _execute_adjoint(
         like.new_zeros(like.shape[1], s.width) if g is None else g
         for g, s in zip(gradients[count:], plan.program.states, strict=True)
     ]
-    stored, states = _execute(plan.program, feeds, finals, lengths, resets, reverse)
+    stored, states = _execute(plan.program, feeds, finals, lengths, resets, reverse, strict=entry.strict)
     run = executor(like.device.type)
     assert run is not None
     found: list[Tensor | None] = [None] * len(inputs)
@@ -283,7 +294,7 @@ class _Function(torch.autograd.Function):
         tensors = arguments[5:]
         entry = _table[number]
         inputs, states = tensors[:count], tensors[count:]
-        outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse)
+        outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse, strict=True)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *outputs, lengths, resets)
         ctx.options = number, count, len(states), reverse
@@ -354,7 +365,8 @@ def _forward_kernel(
     resets: Tensor | None,
     reverse: bool,
 ) -> list[Tensor]:
-    outputs, finals = _execute(_table[number].program, inputs, states, lengths, resets, reverse)
+    entry = _table[number]
+    outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse, strict=entry.strict)
     return _apart([*outputs, *finals])
 
 

@@ -37,15 +37,15 @@ class Plan:
         self.compiled = compiled
         self._entries: dict[Any, Entry] = {}
 
-    def entry(self, requires: tuple[bool, ...] | None, restart: bool = False) -> Entry:
+    def entry(self, requires: tuple[bool, ...] | None, restart: bool = False, strict: bool = False) -> Entry:
         """The Program for these gradients; with `restart`, one that is given the states to restart from."""
-        key = requires, restart
+        key = requires, restart, strict
         found = self._entries.get(key)
         if found is None:
             program = self.compiled.marked
             if restart:
                 program = tidy(with_restarts(program))
-            found = self._entries[key] = Entry(program, requires).enter()
+            found = self._entries[key] = Entry(program, requires, strict).enter()
         return found
 
 

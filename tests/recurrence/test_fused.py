@@ -6,15 +6,18 @@ import io
 import logging
 import weakref
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import fused_cells
 import published_cells
 import pytest
 import torch
+from rnnlab_kernels.program import Program, interpret
 from torch import Tensor, nn
 
 from rnnlab import cells
-from rnnlab.recurrence import Recurrence, accuracy, operators
+from rnnlab.recurrence import Recurrence, accuracy, choice, operators
 from rnnlab.recurrence.plan import _shared
 
 T, B = 5, 3
@@ -347,23 +350,80 @@ def test_hooks_are_left_to_the_loop() -> None:
     assert Recurrence(cell).chosen(inputs(dtype=torch.float32)) == "eager"
 
 
-def test_a_kernel_that_cannot_be_built_is_interpreted(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(operators.Interpreter):
-        ToolchainError = RuntimeError
+class Broken(operators.Interpreter):
+    """An executor whose compiler makes none of the kernels, or none for a backward."""
 
-        @staticmethod
-        def run(*_: object, **__: object) -> None:
+    ToolchainError = RuntimeError
+
+    def __init__(self, *, forward: bool = True) -> None:
+        self.forward = forward
+
+    def run(self, program: Program, *given: Any, **options: Any) -> Any:  # type: ignore[override]
+        if self.forward or program.adjoint:
             raise RuntimeError("the compiler has gone away")
+        return interpret(program, *given, **options)
 
+
+@pytest.mark.parametrize(("make", "runs"), [(cells.GRUCell, "aten"), (cells.LEMCell, "eager")])
+def test_where_a_kernel_cannot_be_built_auto_goes_on_with_the_next_backend(
+    make: Callable[..., nn.Module], runs: str, caplog: pytest.LogCaptureFixture
+) -> None:
     operators.executors["cpu"] = Broken()
-    operators._failed.clear()
-    cell = cells.GRUCell(5, 6).double()
+    choice._told.clear()
+    cell, x = make(5, 6), inputs(dtype=torch.float32)
+    layer = Recurrence(cell)
     with caplog.at_level(logging.WARNING, logger="rnnlab"):
-        both(cell, inputs())
-        both(cell, inputs())
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2, said
-    assert all("the compiler has gone away" in line for line in said)
+        found = [layer(x)[0] for _ in range(2)]
+    assert layer.chosen(x) == runs
+    for y in found:
+        torch.testing.assert_close(y, Recurrence(cell, backend="eager")(x)[0])
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"{make.__name__} runs on backend {runs!r}" in said
+    assert "its forward kernel could not be built: the compiler has gone away" in said
+
+
+def test_a_named_backend_whose_kernel_cannot_be_built_raises_with_what_can() -> None:
+    operators.executors["cpu"] = Broken()
+    layer = Recurrence(cells.GRUCell(5, 6), backend="fused")
+    said = r"'fused' cannot run GRUCell: its forward .* the compiler has gone away; what can: 'auto'.*'eager'"
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match=said):
+            layer(inputs(dtype=torch.float32))
+
+
+def test_a_backward_that_cannot_be_built_is_interpreted_unless_the_backend_was_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    operators.executors["cpu"] = Broken(forward=False)
+    operators._failed.clear()
+    cell, x = cells.LEMCell(5, 6).double(), inputs()
+    with caplog.at_level(logging.WARNING, logger="rnnlab"):
+        for _ in range(2):
+            found = accuracy.results(Recurrence(cell), x)
+    torch.testing.assert_close(found, accuracy.results(Recurrence(cell, backend="eager"), x))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "a backward kernel is interpreted" in said and "gone away" in said
+    y, _ = Recurrence(cell, backend="fused")(x)
+    with pytest.raises(RuntimeError, match="its backward kernel could not be built: the compiler has gone"):
+        y.sum().backward()
+
+
+def test_what_triton_cannot_compile_is_told_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = pytest.importorskip("rnnlab_kernels.triton.backend")
+    errors = pytest.importorskip("triton.runtime.errors")
+
+    def fails(*_: object) -> None:
+        raise errors.OutOfResources(300_000, 232_448, "shared memory")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(backend, "_run", fails)
+    operators.executors["cpu"] = import_module("rnnlab_kernels.triton")
+    x, cell = inputs(dtype=torch.float32), cells.LEMCell(5, 6)
+    with pytest.raises(ValueError, match=r"'fused' cannot run LEMCell: .*OutOfResources.*shared memory"):
+        Recurrence(cell, backend="fused")(x)
+    layer = Recurrence(cell)
+    torch.testing.assert_close(layer(x)[0], Recurrence(cell, backend="eager")(x)[0])
+    assert layer.chosen(x) == "eager"
 
 
 def test_autocast_computes_in_its_type_and_returns_the_states() -> None:

@@ -3,7 +3,8 @@
 Legend: T time, B batch, K and N widths of a matrix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,10 @@ class Config:
     block_k: int = 32
     warps: int = 4
     stages: int = 1
+
+
+class ToolchainError(RuntimeError):
+    """Triton, or a compiler that it calls, could not make a kernel."""
 
 
 def available() -> str | None:
@@ -125,6 +130,7 @@ def run(
 
     Raises:
         ValueError: this backend cannot run the Program here, with the reason.
+        ToolchainError: a kernel could not be compiled for this GPU, or does not fit on it.
     """
     first = next(t for t, item in zip(inputs, program.inputs, strict=True) if item.per == "step")
     device, dtype = first.device, first.dtype
@@ -134,8 +140,19 @@ def run(
     size = (first.shape[0], first.shape[1])
     precision = precision or default_precision()
     # Triton launches on the current device, whichever the tensors are on.
-    with torch.cuda.device_of(first):
+    with torch.cuda.device_of(first), _compiler_errors():
         return _run(program, first, inputs, states, size, lengths, resets, reverse, config, precision)
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    try:
+        yield
+    except (CompilationError, OutOfResources, PTXASError) as error:
+        raise ToolchainError(f"{type(error).__name__}: {str(error).strip()[:400]}") from error
 
 
 def _run(
