@@ -51,7 +51,9 @@ def shipped(folder: str, *suffixes: str) -> set[str]:
 def test_a_wheel_holds_code_configuration_data_and_terms(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"rnnlab/conf/{name}" for name in shipped("conf", ".yaml", ".py")} <= inside
-    assert {f"rnnlab/{name}" for name in shipped("rnnlab", ".py", ".typed", ".xz", ".html", ".css", ".js")} <= inside
+    assert {
+        f"rnnlab/{name}" for name in shipped("rnnlab", ".py", ".typed", ".xz", ".html", ".css", ".js")
+    } <= inside
     assert {f"rnnlab_kernels/{name}" for name in shipped("kernels/rnnlab_kernels", ".py", ".hpp")} <= inside
     assert {f"rnnlab_benchmarks/{name}" for name in shipped("benchmarks/rnnlab_benchmarks", ".py")} <= inside
     assert any(name.endswith("licenses/NOTICE") for name in inside)
