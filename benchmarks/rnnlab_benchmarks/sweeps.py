@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ SETTINGS = (
     "model.num_layers=1",
     "model.bidirectional=false",
     "trainer.accelerator=cpu",
-    "trainer.max_epochs=1",
+    "trainer.max_epochs=-1",
     "examples=0",
     "name=bench",
 )
@@ -66,19 +67,20 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="length of a job alone (10)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of `rnnlab sweep` (2)")
     parser.add_argument(
-        "--batches", type=int, metavar="N", help="batches of a job, instead of measuring them"
+        "--steps", type=int, metavar="N", help="optimiser steps of a job; else they are found"
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     options = parser.parse_args(list(words))
     if options.jobs < 1 or options.seconds <= 0 or options.workers < 1:
         print("rnnlab bench sweeps: --jobs, --seconds and --workers are more than 0", file=sys.stderr)
         return 2
-    figures = measure(options.jobs, options.seconds, options.workers, options.batches)
-    print(f"{figures['jobs']} jobs of {figures['batches']} batches, {figures['cores']} cores")
+    figures = measure(options.jobs, options.seconds, options.workers, options.steps)
+    print(f"{figures['jobs']} jobs of {figures['steps']} steps, {figures['cores']} cores")
     if figures["job_s"]:
         print(f"  one more job costs Hydra's launcher about {figures['job_s']:.1f} s")
     print(f"  Hydra's basic launcher  {figures['hydra_s']:8.1f} s")
-    print(f"  rnnlab sweep, joblib    {figures['sweep_s']:8.1f} s, {options.workers} workers of one thread")
+    each = f"{options.workers} workers, a job {figures['job_in_sweep_s']:.1f} s"
+    print(f"  rnnlab sweep, joblib    {figures['sweep_s']:8.1f} s, {each}")
     met = figures["ratio"] <= WANTED
     print(f"  ratio {figures['ratio']:.3f} (wanted: at most {WANTED}{'' if met else ', MISSED'})")
     if options.json:
@@ -86,37 +88,38 @@ def main(words: Sequence[str]) -> int:
     return 0 if met else 1
 
 
-def measure(jobs: int, seconds: float, workers: int, batches: int | None = None) -> dict[str, Any]:
+def measure(jobs: int, seconds: float, workers: int, steps: int | None = None) -> dict[str, Any]:
     """Seconds of both, after the length of a job has been found."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         job_s = None
-        if batches is None:
+        if steps is None:
             first, second = (_hydra(folder, f"size-{size}", 1, size) for size in SMALL)
-            a_batch_s = max((second - first) / (SMALL[1] - SMALL[0]), 1e-4)
-            # What a job costs beside its batches, without what is paid once: the first job of two.
+            a_step_s = max((second - first) / (SMALL[1] - SMALL[0]), 1e-4)
+            # What a job costs beside its steps, without what is paid once: the first job of two.
             both = _hydra(folder, "two", 2, SMALL[0])
-            beside_s = max(both - first - SMALL[0] * a_batch_s, 0.0)
-            batches = max(1, round((seconds - beside_s) / a_batch_s))
-            job_s = beside_s + batches * a_batch_s
-        hydra_s = _hydra(folder, "hydra", jobs, batches)
-        sweep_s = _sweep(folder, jobs, batches, workers)
+            beside_s = max(both - first - SMALL[0] * a_step_s, 0.0)
+            steps = max(1, round((seconds - beside_s) / a_step_s))
+            job_s = beside_s + steps * a_step_s
+        hydra_s = _hydra(folder, "hydra", jobs, steps)
+        sweep_s, each_s = _sweep(folder, jobs, steps, workers)
     return {
         "jobs": jobs,
-        "batches": batches,
+        "steps": steps,
         "job_s": job_s,
         "cores": len(os.sched_getaffinity(0)),
         "hydra_s": hydra_s,
         "sweep_s": sweep_s,
+        "job_in_sweep_s": each_s,
         "ratio": sweep_s / hydra_s,
     }
 
 
-def _words(jobs: int, batches: int) -> list[str]:
-    return [*SETTINGS, f"trainer.limit_train_batches={batches}", f"seed=range({jobs})"]
+def _words(jobs: int, steps: int) -> list[str]:
+    return [*SETTINGS, f"trainer.max_steps={steps}", f"seed=range({jobs})"]
 
 
-def _hydra(folder: Path, name: str, jobs: int, batches: int) -> float:
+def _hydra(folder: Path, name: str, jobs: int, steps: int) -> float:
     script = folder / "by_hydra.py"
     script.write_text(SCRIPT, encoding="utf-8")
     own = [
@@ -124,22 +127,22 @@ def _hydra(folder: Path, name: str, jobs: int, batches: int) -> float:
         f"output_dir={folder / name}",
         "hydra/job_logging=disabled",
     ]
-    took = _timed([sys.executable, str(script), "-m", *_words(jobs, batches), *own], folder)
+    took = _timed([sys.executable, str(script), "-m", *_words(jobs, steps), *own], folder)
     made = len(list((folder / name).glob("bench/*/config.yaml")))
     if made != jobs:
         raise RuntimeError(f"Hydra's launcher has made {made} of {jobs} runs")
     return took
 
 
-def _sweep(folder: Path, jobs: int, batches: int, workers: int) -> float:
+def _sweep(folder: Path, jobs: int, steps: int, workers: int) -> tuple[float, float]:
     from rnnlab.experiments.sweeps.folder import read_sweep
 
     own = [f"sweep_dir={folder / 'sweep'}", "launcher=joblib", f"workers={workers}"]
-    took = _timed([sys.executable, "-m", "rnnlab", "sweep", *_words(jobs, batches), *own], folder)
-    made = sum(job.state == "finished" for job in read_sweep(folder / "sweep").jobs)
-    if made != jobs:
-        raise RuntimeError(f"`rnnlab sweep` has finished {made} of {jobs} jobs")
-    return took
+    took = _timed([sys.executable, "-m", "rnnlab", "sweep", *_words(jobs, steps), *own], folder)
+    done = [job for job in read_sweep(folder / "sweep").jobs if job.state == "finished"]
+    if len(done) != jobs:
+        raise RuntimeError(f"`rnnlab sweep` has finished {len(done)} of {jobs} jobs")
+    return took, statistics.mean(job.status.seconds for job in done)
 
 
 def _timed(command: Sequence[str], folder: Path) -> float:
