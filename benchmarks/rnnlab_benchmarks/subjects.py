@@ -175,6 +175,8 @@ class Scan:
             final, outputs = scan(combine, tuple(s.clone() for s in initial), x, dim=0)
             return outputs, final
 
+        # Each shape for itself, as in a process of its own: not with sizes that vary, nor up to a limit.
+        torch.compiler.reset()
         compiled = torch.compile(run, fullgraph=True)
 
         def forward(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
