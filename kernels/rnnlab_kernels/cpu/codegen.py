@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rnnlab_kernels.cpu.planner import plan
 from rnnlab_kernels.cpu.schedule import (
     COMPARISONS,
     MAX_PIECES,
@@ -14,7 +15,6 @@ from rnnlab_kernels.cpu.schedule import (
     Ref,
     Stage,
     Term,
-    plan,
 )
 from rnnlab_kernels.program import Program
 
