@@ -6,6 +6,7 @@ Legend: `T` frames.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ LOWEST = 21
 RESTS = (-1, 0)
 
 Pieces = dict[Split, list[Tensor]]
+
+# What SciPy raises over a file that is damaged, or of another format.
+_UNREADABLE = (ValueError, TypeError, OSError, EOFError, LookupError, NotImplementedError, zlib.error)
 
 
 def read_rolls(path: Path) -> Pieces:
@@ -57,7 +61,7 @@ def _read_mat(path: Path) -> Pieces:
         raise ValueError(f"{path} needs the package scipy: pip install 'rnnlab[music]'") from None
     try:
         content = scipy.io.loadmat(path)
-    except (ValueError, NotImplementedError, OSError, TypeError) as error:
+    except (scipy.io.matlab.MatReadError, *_UNREADABLE) as error:
         raise ValueError(f"{path}: SciPy cannot read it ({error}); save it as a MATLAB 5 file") from None
     names = {key: SPLIT_NAMES[key.removesuffix("data")] for key in content if _is_split(key)}
     if not names:

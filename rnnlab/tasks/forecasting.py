@@ -28,11 +28,13 @@ class Forecasting(Task):
     """Recurrent layers read the context; dense layers say all of the horizon at once from what they remember.
 
         x = (values - mean) / std                         by the scale of the training data
-        z = (x - level) / spread,  forecast = level + spread * head(pool(rnn(z)))
+        z = (x - level) / spread
+        forecast = level + spread * (head(pool(rnn(z))) + A z[-highway:])
 
     where `level` and `spread` are those of each column in each window, as `normalise` says: `"window"` its
     mean and standard deviation, `"last"` its last value and 1, `"none"` 0 and 1. With `apart`, each column is
-    read by itself, by one network for all of them, so that what is learned of one serves the others.
+    read by itself, by one network for all of them, so that what is learned of one serves the others. `A`
+    `[H, highway]` acts on each column alone, and is the same for all; there is none with `highway` 0.
 
     Logged are the mean squared and absolute error of standardised values, and beside them the errors of two
     naive forecasts: the last value (`mse_last`, `mae_last`), and with a season the value of one season before
@@ -50,6 +52,7 @@ class Forecasting(Task):
         optimizer, scheduler: see `Task`.
         normalise: what is taken from each window before it is read, and given back to the forecast.
         apart: read each column by itself; then the columns that are read are those that are forecast.
+        highway: the last rows that act on the forecast linearly, past the recurrent layers; 0 for none.
         pooling: what is remembered of the context: `"last"`, `"mean"`, `"max"` or `"attention"`.
         dense_sizes: features of dense layers before the last one.
         dropout: probability of zeroing a feature before each dense layer.
@@ -59,7 +62,8 @@ class Forecasting(Task):
         ValueError: a setting out of range, or `apart` with other columns forecast than read.
 
     Sources: the window's own scale, Kim et al. 2022 (RevIN, without its learned scale); its last value, Zeng
-    et al. 2023 (NLinear); one network for all columns, Nie et al. 2023, section 3.1.
+    et al. 2023 (NLinear); one network for all columns, Nie et al. 2023, section 3.1; the linear highway, Lai
+    et al. 2018 (LSTNet), section 3.6.
     """
 
     headline: str = "test/mse"
@@ -82,6 +86,7 @@ class Forecasting(Task):
         scheduler: MakeScheduler | None = None,
         normalise: Literal["none", "last", "window"] = "last",
         apart: bool = False,
+        highway: int = 0,
         pooling: Literal["last", "mean", "max", "attention"] = "last",
         dense_sizes: Sequence[int] = (),
         dropout: float = 0.0,
@@ -97,6 +102,8 @@ class Forecasting(Task):
                 f"apart reads and forecasts the same columns; got {len(columns)} to read and {len(targets)} "
                 "to forecast (data.targets=null forecasts all)"
             )
+        if not 0 <= highway <= context:
+            raise ValueError(f"highway is from 0 to context={context} rows; got {highway}")
         self.columns, self.targets = list(columns), list(targets)
         self.context, self.horizon, self.season = context, horizon, season
         self.reading, self.normalise, self.apart = dict(reading), normalise, apart
@@ -116,6 +123,7 @@ class Forecasting(Task):
         self.head = DenseHead(
             features, horizon * (1 if apart else len(targets)), hidden_sizes=dense_sizes, dropout=dropout
         )
+        self.highway = nn.Linear(highway, horizon, bias=False) if highway else None
         names = [*MEASURES, *(f"{m}_last" for m in MEASURES)]
         names += [f"{m}_seasonal" for m in MEASURES] if season else []
         self.val_means = nn.ModuleDict({name: MeanMetric() for name in names})
@@ -131,7 +139,7 @@ class Forecasting(Task):
             `[H, B, O]`.
         """
         level, spread = self._window_scale(known)
-        z = (known - level) / spread
+        x = z = (known - level) / spread
         if self.apart:
             z = z.flatten(1, 2).unsqueeze(2)
         outputs, _ = self.rnn(z)
@@ -140,6 +148,9 @@ class Forecasting(Task):
             said = said.view(known.shape[1], known.shape[2], self.horizon).permute(2, 0, 1)
         else:
             said = said.view(-1, self.horizon, len(self.targets)).transpose(0, 1)
+        if self.highway is not None:
+            recent = x[-self.highway.in_features :, :, self.places]
+            said = said + torch.einsum("hc,cbo->hbo", self.highway.weight, recent)
         return said * spread[..., self.places] + level[..., self.places]
 
     def _window_scale(self, known: Tensor) -> tuple[Tensor, Tensor]:

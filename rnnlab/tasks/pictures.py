@@ -46,7 +46,8 @@ def forecasts(
             if place == 0:
                 axes.set_ylabel(columns[column], fontsize=8)
             _plain(axes)
-    figure.axes[0].legend(fontsize=7, frameon=False, loc="best")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, ncols=3, loc="outside lower center")
     figure.savefig(file, dpi=110)
 
 
