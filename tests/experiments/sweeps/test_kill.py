@@ -62,7 +62,7 @@ def test_twelve_jobs_killed_in_the_middle_and_started_again(
     assert all(job.status.attempts == 1 for job in sweep.jobs)
     for job in sweep.jobs:
         assert set(job.metrics) >= {"val/accuracy", "test/accuracy"}
-        assert (job.run / "metrics.csv").read_text(encoding="utf-8").count("\n") > 12
+        assert (job.run / "metrics.csv").read_text(encoding="utf-8").count("\n") > 8
 
     third = start(*words)
     assert third.wait() == 0
