@@ -25,16 +25,20 @@ def forecasts(
     shown = list(range(min(len(columns), 8)))
     figure = _figure(4.2 * len(windows), 1.7 * len(shown) + 0.5)
     for place, ((known, said, truth), time) in enumerate(zip(windows, until, strict=True)):
-        # As much of the past as helps to judge the forecast.
+        # As much of the past as helps to judge the forecast; lists, as Matplotlib warns of tensors.
         past = known[-4 * len(truth) :]
         before, after = range(-len(past) + 1, 1), range(1, len(truth) + 1)
         for row, column in enumerate(shown):
             axes = figure.add_subplot(len(shown), len(windows), row * len(windows) + place + 1)
-            axes.plot(before, past[:, column], color=INK, linewidth=1.2, label="known")
+            axes.plot(before, past[:, column].tolist(), color=INK, linewidth=1.2, label="known")
             axes.plot(
-                [0, *after], [past[-1, column], *truth[:, column]], color=TRUTH, linewidth=1.3, label="truth"
+                [0, *after],
+                [past[-1, column].item(), *truth[:, column].tolist()],
+                color=TRUTH,
+                linewidth=1.3,
+                label="truth",
             )
-            axes.plot(after, said[:, column], color=SAID, linewidth=1.6, label="forecast")
+            axes.plot(after, said[:, column].tolist(), color=SAID, linewidth=1.6, label="forecast")
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
             axes.margins(x=0.01)
             if row == 0:
@@ -68,9 +72,14 @@ def piano_roll(file: Path, roll: Tensor, *, lowest: int, frames_per_second: floa
     axes = figure.add_subplot()
     extent = (0.0, len(roll) / frames_per_second, low + lowest - 0.5, high + lowest + 0.5)
     axes.imshow(
-        (roll[:, low : high + 1] > 0).T.float(), origin="lower", aspect="auto", cmap="Greys", extent=extent,
-        interpolation="nearest", vmax=1.2,
-    )  # fmt: skip
+        (roll[:, low : high + 1] > 0).T.int().tolist(),
+        origin="lower",
+        aspect="auto",
+        cmap="Greys",
+        extent=extent,
+        interpolation="nearest",
+        vmax=1.2,
+    )
     octaves = [key for key in range(low + lowest, high + lowest + 1) if key % 12 == 0]
     axes.set_yticks(octaves, [f"C{key // 12 - 1}" for key in octaves])
     axes.grid(axis="y", alpha=0.4)
