@@ -6,6 +6,7 @@ import contextlib
 import errno
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,8 @@ class Controller:
                 self._start(planned)
             if not self._running and not self._elsewhere:
                 return
+            if not self._running:
+                time.sleep(0.5)
             for ended in self.launcher.wait(0.5):
                 self._end(ended)
             self._look_elsewhere()

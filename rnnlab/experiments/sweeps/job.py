@@ -260,13 +260,16 @@ def _in_processes_of_its_own(order: Order) -> State:
     write_whole(file, json.dumps(asdict(own)))
     words = [sys.executable, "-m", "rnnlab.experiments.sweeps.job", str(file.resolve())]
     with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        while True:
-            try:
-                process.wait()
-                break
-            except KeyboardInterrupt:
-                request_stop(folder)
+        # In a session of its own, or Ctrl-C would come twice, and the second one does not wait.
+        process = subprocess.Popen(
+            words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            request_stop(folder)
+            process.wait()
+            raise
     return read_job(folder).state
 
 

@@ -55,22 +55,26 @@ class InProcess:
     def __init__(self) -> None:
         self.slots = 1
         self._orders: list[Order] = []
+        self._ended: list[Ended] = []
 
     def submit(self, order: Order) -> None:
         """Remember the job."""
         self._orders.append(replace(order, own_process=False))
 
     def wait(self, timeout_s: float) -> list[Ended]:
-        """Do the job."""
-        ended = []
-        for order in self._orders:
+        """Do the job; one that is interrupted is told of by the next call."""
+        while self._orders:
+            order = self._orders.pop(0)
             try:
                 perform(order)
             except Exception as error:
-                ended.append(Ended(Path(order.folder), error))
+                self._ended.append(Ended(Path(order.folder), error))
+            except BaseException:
+                self._ended.append(Ended(Path(order.folder)))
+                raise
             else:
-                ended.append(Ended(Path(order.folder)))
-        self._orders = []
+                self._ended.append(Ended(Path(order.folder)))
+        ended, self._ended = self._ended, []
         return ended
 
     def close(self, kill: bool = False) -> None:
@@ -129,9 +133,9 @@ class Joblib:
         return ended
 
     def close(self, kill: bool = False) -> None:
-        """End the workers."""
+        """End the workers at once: what they have done is on disk."""
         for executor in self._executors.values():
-            executor.shutdown(wait=True, kill_workers=kill)
+            executor.shutdown(wait=True, kill_workers=True)
         self._executors.clear()
 
     def environment(self, slot: int) -> dict[str, str]:

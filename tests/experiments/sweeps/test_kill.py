@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sweeping import Start, wait_until
@@ -86,21 +85,23 @@ def test_a_job_that_goes_on_comes_to_what_it_would_have(
         assert left.metrics == right.metrics
 
 
-def test_ctrl_c_leaves_everything_resumable(slow_job: list[str], tmp_path: Path, start: Start) -> None:
+@pytest.mark.parametrize("launcher", ["in_process", "joblib"])
+def test_ctrl_c_leaves_everything_resumable(
+    launcher: str, slow_job: list[str], tmp_path: Path, start: Start
+) -> None:
     folder = tmp_path / "sweep"
-    words = [*slow_job, "cell=gru", "seed=range(4)", f"sweep_dir={folder}", "launcher=joblib", "workers=2"]
+    words = [*slow_job, "cell=gru", "seed=range(3)", f"sweep_dir={folder}", *LAUNCHERS[launcher]]
     process = start(*words)
-    running: Any = wait_until(
+    wait_until(
         folder,
-        lambda sweep: sum(job.state == "running" and job.status.step > 5 for job in sweep.jobs) == 2,
+        lambda sweep: any(job.state == "running" and job.status.step > 5 for job in sweep.jobs),
         process,
     )
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130
-    stopped = read_sweep(folder)
-    busy = [job.id for job in running.jobs if job.state == "running"]
-    states = {job.id: job.state for job in stopped.jobs}
-    assert all(states[name] in ("interrupted", "finished") for name in busy)
-    assert any(state == "interrupted" for state in states.values())
-    assert start(f"sweep_dir={folder}").wait() == 0
-    assert len(finished(read_sweep(folder))) == 4
+    assert process.wait() == 130, (tmp_path / "start-0.log").read_text(encoding="utf-8")
+    states = [job.state for job in read_sweep(folder).jobs]
+    assert "interrupted" in states
+    assert "running" not in states
+    assert start(f"sweep_dir={folder}").wait() == 0, (tmp_path / "start-1.log").read_text(encoding="utf-8")
+    assert len(finished(read_sweep(folder))) == 3
+    assert all(job.status.attempts == 1 for job in read_sweep(folder).jobs)
