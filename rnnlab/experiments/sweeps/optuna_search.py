@@ -37,7 +37,7 @@ class OptunaSearch:
         space: what is searched.
         planner: makes jobs of points.
         folder: of the sweep; the study is `study.db` in it.
-        code: version of the code; a study holds trials of one version.
+        code: version of the code, of which a study holds trials; `any` takes the last study there is.
         objectives: `(metric, "min" or "max")`.
         sampler: `tpe`, `gp`, `cmaes`, `nsga2` or `qmc`.
         pruner: `none`, `median`, `hyperband` or `halving`.
@@ -66,8 +66,8 @@ class OptunaSearch:
         self.distributions = {axis.key: distribution(axis) for axis in space.axes}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.address = study_address(folder)
-        self.name = f"{code}: {', '.join(f'{mode} {name}' for name, mode in objectives)}"
         storage = open_storage(self.address)
+        self.name = _study_name(storage, code, objectives)
         self.study = optuna.create_study(
             storage=storage,
             study_name=self.name,
@@ -162,6 +162,12 @@ class OptunaJudge:
             warnings.filterwarnings("ignore", message="The reported value is ignored")
             self.trial.report(value, step)
         return self.trial.should_prune()
+
+
+def _study_name(storage: Any, code: str, objectives: Sequence[tuple[str, str]]) -> str:
+    looks_at = ", ".join(f"{mode} {name}" for name, mode in objectives)
+    before = [name for name in optuna.get_all_study_names(storage) if name.endswith(f": {looks_at}")]
+    return before[-1] if code == "any" and before else f"{code}: {looks_at}"
 
 
 def study_address(folder: Path) -> str:

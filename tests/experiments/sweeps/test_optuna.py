@@ -85,6 +85,23 @@ def test_the_judge_calls_what_lags_behind_hopeless(tmp_path: Path) -> None:
     assert verdicts == [False, True]
 
 
+def test_a_study_holds_trials_of_one_version_of_the_code(tmp_path: Path) -> None:
+    from rnnlab.experiments.sweeps.optuna_search import OptunaSearch
+    from rnnlab.experiments.sweeps.plan import Planner
+
+    space = read_space(SPACE)
+
+    def name(code: str) -> str:
+        planner = Planner(space, tmp_path)
+        objectives = [("val/loss", "min")]
+        return OptunaSearch(space, planner, tmp_path, code, objectives, "tpe", "none", 3, 0, False).name
+
+    first, second = name("one"), name("two")
+    assert first != second
+    assert name("one") == first
+    assert name("any") == second
+
+
 def test_each_kind_of_key_has_its_distribution() -> None:
     from rnnlab.experiments.sweeps.optuna_search import distribution
 
