@@ -217,6 +217,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_and_loses_nothing(small: list[str], tiny_disk: Path) -> None:
     folder = tiny_disk / "sweep"
     words = [*small, "callbacks=checkpoint", "cell=gru", "seed=range(6)", f"sweep_dir={folder}"]

@@ -55,6 +55,7 @@ def test_several_objectives(small: list[str], tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_hopeless_trial_is_pruned(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     words = [*small, "cell=rnn", "optim.lr=tag(log,interval(1e-6,0.1))", "trainer.max_epochs=3"]
