@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Processes that run the tests.
 JOBS ?= 2
+# How long `make soak` trains, and how often.
+MINUTES ?= 60
+RUNS ?= 1000
 
-.PHONY: help train test test-all fuzz lint format bench docs clean
+.PHONY: torture soak help train test test-all fuzz lint format bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -23,6 +26,13 @@ test-all: $(VENV)/.installed  ## run every test, the slow ones too
 
 fuzz: $(VENV)/.installed  ## hold thousands of random cells to the reference
 	RNNLAB_FUZZ=3000 RNNLAB_FUZZ_COMPILED=3080 $(BIN)/python -m pytest -n 2 tests/recurrence/test_random_cells.py $(ARGS)
+
+torture: $(VENV)/.installed  ## kill a hundred training runs, and look at their checkpoints
+	RNNLAB_TORTURE=100 $(BIN)/python -m pytest -q tests/torture $(ARGS)
+
+soak: $(VENV)/.installed  ## an hour of training and a thousand runs in one process; MINUTES=60 RUNS=1000
+	$(BIN)/python tests/torture/soak.py long build/soak --minutes $(MINUTES)
+	$(BIN)/python tests/torture/soak.py many build/soak --runs $(RUNS)
 
 lint: $(VENV)/.installed  ## check style and types
 	$(BIN)/ruff check .

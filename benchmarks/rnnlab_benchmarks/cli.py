@@ -20,6 +20,7 @@ BENCHMARKS = {
         "`rnnlab train` against a bare PyTorch loop over the same batches",
         "rnnlab_benchmarks.training",
     ),
+    "watch": ("a step of training with and without the watch for NaN", "rnnlab_benchmarks.watch"),
     "sweeps": (
         "`rnnlab sweep` against Hydra's basic launcher on the same jobs",
         "rnnlab_benchmarks.sweeps",

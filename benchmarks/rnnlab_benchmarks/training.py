@@ -57,6 +57,7 @@ def measure(settings: Sequence[str], batches: int, rounds: int) -> dict[str, Any
 
     from rnnlab.experiments.compose import compose
     from rnnlab.training.run import train
+    from rnnlab.training.signals import Stopped
 
     fixed = [f"trainer.limit_train_batches={batches}", "trainer.max_epochs=1", "trainer.limit_val_batches=0"]
     fixed += ["test=false", "examples=0", "trainer.accelerator=cpu"]
@@ -67,6 +68,8 @@ def measure(settings: Sequence[str], batches: int, rounds: int) -> dict[str, Any
             config = compose([*settings, *fixed, f"run_dir={folder}/{turn}"]).config
             clock = _clock()
             result = train(config, callbacks=[clock])
+            if result.signum is not None:
+                raise Stopped(result.signum)
             took, examples = bare_loop(clock, result, batches)
             if turn:
                 seconds["train"].append(clock.seconds)

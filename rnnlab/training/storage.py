@@ -121,14 +121,39 @@ def flush_folder(folder: Path) -> None:
 
 
 def clean_leftovers(folder: Path) -> list[Path]:
-    """Take away the temporary files of writers that were killed; what they were.
+    """Take away the temporary files of writers that were killed, and their entries of the manifest.
 
     Only for a folder in which nobody writes now.
+
+    Returns:
+        The files that were taken away.
     """
     found = [path for path in folder.glob(f".*{SUFFIX}") if path.is_file()]
     for path in found:
         path.unlink(missing_ok=True)
+    entries = read_manifest(folder)
+    kept = _of_present_files(folder, entries)
+    if kept and kept != entries:
+        _write_manifest(folder, kept)
     return found
+
+
+def _of_present_files(folder: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries without those of files that never got their name, which would push out the others.
+
+    Of a file that is damaged all entries stay, so that it is known to be.
+    """
+    names = {name for entry in entries for name in entry.get("names", ())}
+    digests = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+    known = {entry["sha256"] for entry in entries}
+    damaged = {name for name, digest in digests.items() if digest not in known}
+    present = set(digests.values())
+    return [entry for entry in entries if entry["sha256"] in present or damaged & set(entry["names"])]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
@@ -149,8 +174,7 @@ def is_whole(file: Path) -> bool:
     size = file.stat().st_size
     if all(entry.get("size_bytes") != size for entry in entries):
         return False
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = _digest(file)
     return any(entry["sha256"] == digest for entry in entries)
 
 

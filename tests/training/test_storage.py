@@ -1,0 +1,160 @@
+"""Files are whole or absent, and damaged ones are told from whole ones."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rnnlab.training import storage
+from rnnlab.training.continuation import open_run
+from rnnlab.training.run import RunResult
+from rnnlab.training.storage import (
+    DamagedCheckpointWarning,
+    WholeCheckpointIO,
+    clean_leftovers,
+    is_whole,
+    read_manifest,
+    whole_file,
+)
+
+
+def save(folder: Path, step: int, keep: str | None = "previous.ckpt") -> Path:
+    content: dict[str, Any] = {"global_step": step, "epoch": 0, "weights": torch.full((1000,), float(step))}
+    WholeCheckpointIO().save_checkpoint(content, folder / "last.ckpt", {"keep": keep})
+    return folder / "last.ckpt"
+
+
+def test_every_file_in_place_has_its_digest_in_the_manifest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        last = save(tmp_path, step)
+        files = [last, tmp_path / "previous.ckpt"][: min(step, 2)]
+        assert all(is_whole(file) for file in files)
+        assert [torch.load(file)["global_step"] for file in files] == [step, step - 1][: min(step, 2)]
+    assert [entry["step"] for entry in read_manifest(tmp_path)] == [3, 4, 5]
+    assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "manifest.json", "previous.ckpt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_damage_is_told(damage: str, tmp_path: Path) -> None:
+    last = save(tmp_path, 1)
+    raw = bytearray(last.read_bytes())
+    if damage == "flip":
+        raw[len(raw) // 2] ^= 1
+    last.write_bytes({"cut": raw[:-10], "flip": raw, "empty": b""}[damage])
+    assert not is_whole(last)
+
+
+def test_what_no_manifest_speaks_of_is_left_to_the_reader(tmp_path: Path) -> None:
+    last = save(tmp_path, 1)
+    other = tmp_path / "mine.ckpt"
+    other.write_bytes(last.read_bytes())
+    assert is_whole(other)
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
+    assert is_whole(last)
+    assert json.loads(save(tmp_path, 2).with_name("manifest.json").read_text(encoding="utf-8"))["format"] == 1
+
+
+def test_a_block_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"before")
+
+    def fail() -> None:
+        with whole_file(file) as stream:
+            stream.write(b"after")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert file.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_leftovers_of_killed_writers_are_taken_away(tmp_path: Path) -> None:
+    last = save(tmp_path, 1)
+    (tmp_path / ".last.ckpt.0123abcd.tmp").write_bytes(b"half")
+    assert [path.name for path in clean_leftovers(tmp_path)] == [".last.ckpt.0123abcd.tmp"]
+    assert is_whole(last)
+
+
+def test_writers_that_are_killed_before_the_rename_push_no_digest_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, previous = save(tmp_path, 1), save(tmp_path, 2).with_name("previous.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_keep", _killed)
+        for step in range(3, 9):
+            with pytest.raises(InterruptedError):
+                save(tmp_path, step)
+            clean_leftovers(tmp_path)
+            assert is_whole(last) and is_whole(previous)
+    previous.write_bytes(b"damaged")
+    clean_leftovers(tmp_path)
+    assert not is_whole(previous)
+
+
+def _killed(*files: Path) -> None:
+    raise InterruptedError
+
+
+class FullDisk:
+    """A file on a disk with a little room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, data: memoryview) -> int:
+        self.room -= data.nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return data.nbytes
+
+
+def test_a_full_disk_is_told_by_its_name_and_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = save(tmp_path, 1)
+    before = last.read_bytes()
+    full = FullDisk(room=3000)
+    monkeypatch.setattr(storage._Digesting, "write", _limited(storage._Digesting.write, full))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC and str(caught.value.filename).endswith("last.ckpt")
+    assert last.read_bytes() == before and is_whole(last)
+    assert clean_leftovers(tmp_path) == []
+
+
+def _limited(write: Any, full: FullDisk) -> Any:
+    def limited(self: Any, data: Any) -> int:
+        if self._error is None:
+            try:
+                full.write(memoryview(data))
+            except OSError as error:
+                self._error = error
+        return write(self, data)
+
+    return limited
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run: RunResult, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder, folder)
+    newest = open_run(folder)
+    assert newest.file is not None and newest.file.name == "last.ckpt"
+    newest.file.write_bytes(newest.file.read_bytes()[:-100])
+    with pytest.warns(DamagedCheckpointWarning, match=r"last\.ckpt: damaged"):
+        second = open_run(folder)
+    assert second.file is not None and second.file.name == "previous.ckpt"
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert open_run(folder).file == second.file
+    for file in (folder / "checkpoints").glob("*.ckpt"):
+        file.write_bytes(b"")
+    with (
+        pytest.warns(DamagedCheckpointWarning),
+        pytest.raises(FileNotFoundError, match=r"no checkpoint .* whole"),
+    ):
+        open_run(folder)
