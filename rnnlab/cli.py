@@ -50,6 +50,7 @@ COMMANDS = (
     Command("doctor", "what this machine has, and what to install", "rnnlab.recurrence.doctor:main"),
     Command("sample", "write text with a language model", "rnnlab.experiments.text_commands:sample"),
     Command("score", "how probable a language model finds texts", "rnnlab.experiments.text_commands:score"),
+    Command("export", "a model for programs without rnnlab", "rnnlab.export.command:main"),
     Command("experiments", "what can be trained by name", "rnnlab.experiments.listing:experiments"),
     Command(
         "kernels", "what the GPU kernels need, found without a GPU", "rnnlab_benchmarks.kernels:main", True

@@ -184,7 +184,7 @@ class RecurrentLM(nn.Module):
         """
         x = self.embedding(symbols)
         if condition is not None:
-            x = torch.cat([x, condition.expand(len(symbols), -1, -1)], dim=2)
+            x = torch.cat([x, condition.expand(symbols.shape[0], -1, -1)], dim=2)
         outputs, state = self.rnn(self.input_dropout(x), state)
         dropped = self.output_dropout(outputs)
         return Predictions(self.output(self.dense(dropped)), state, outputs, dropped)

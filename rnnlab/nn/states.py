@@ -65,7 +65,7 @@ class InitialState(nn.Module):
         """Map `[B, C]` to a state of B rows."""
         parts = iter(torch.tanh(self.linear(condition)).split(self._sizes, dim=1))
         dims = iter(self._batch_dims)
-        return _filled(self._shapes, parts, dims, len(condition))
+        return _filled(self._shapes, parts, dims, condition.shape[0])
 
     def choose_rows(self, state: Any, rows: Tensor) -> Any:
         """These rows `[N]` of a state, as a state of N rows."""

@@ -1,0 +1,1 @@
+"""Trained models for programs that have no rnnlab: ONNX, `torch.export`, safetensors."""
