@@ -19,7 +19,7 @@ def test_every_experiment_says_its_shape_data_figure_and_time(name):
     found = describe(FILES[name])
     assert all(3 < len(found[key]) <= 110 for key in ("about", *FIELDS)), found
     words = [f"experiment={name}"]
-    if "data.source=FOLDER" in FILES[name].read_text(encoding="utf-8"):
+    if "data.source=F" in FILES[name].read_text(encoding="utf-8"):  # a FOLDER or FILE of the user's
         words.append("data.source=ptb")
     config = compose(words).config
     assert config.name == name
