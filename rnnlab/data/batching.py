@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+# How long a data-loading worker outlives SIGTERM, in which its run may finish a step.
+GRACE_S = 30
+
 
 @dataclass(frozen=True)
 class SequenceBatch:
@@ -192,8 +195,13 @@ def mixed_seed(*parts: int) -> int:
 
 
 def end_with_the_run(worker: int) -> None:
-    """Let a data-loading worker end when its run ends, however that ends, and leave Ctrl-C to the run."""
+    """Let a data-loading worker end when its run ends, however that ends, and not before.
+
+    Ctrl-C and SIGTERM often reach the whole group of processes; a worker that obeyed at once would break off
+    the step that the run is to finish.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
     if sys.platform == "linux":
         parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
@@ -223,8 +231,9 @@ class SequenceLoader:
     `state_dict` counts the batches that were handed out, not those that workers have prepared, so that a
     pass continues with exactly the next batch.
 
-    A dataset that draws random numbers, and says so by a true attribute `draws`, is indexed by `(epoch, key)`:
-    what it draws can then depend on the epoch, and on nothing that an interruption would lose.
+    A dataset that draws random numbers, and says so by a true attribute `draws`, is indexed by
+    `(epoch, key)`: what it draws can then depend on the epoch, and on nothing that an interruption would
+    lose.
 
     Args:
         dataset: gives a batch for a key of the sampler.

@@ -16,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from rnnlab.data.batching import GRACE_S
 from rnnlab.training.callbacks import Checkpoint
 
 
@@ -62,7 +63,7 @@ class StopSignals:
     def _handle(self, signum: int, frame: object) -> None:
         if os.getpid() != self._process:  # a worker that was forked from the run
             if signum != signal.SIGINT:
-                os._exit(128 + signum)
+                signal.alarm(GRACE_S)
             return
         if self.received is not None:
             end_at_once(signum)

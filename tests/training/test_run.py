@@ -139,12 +139,16 @@ def test_an_interrupt_keeps_what_was_learned_and_exits_with_130(small: list[str]
         "trainer.check_val_every_n_epoch=100000",
         f"run_dir={folder}",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnnlab", "train", *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's background jobs inherit it
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rnnlab", "train", *words],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         assert process.stderr is not None
         for line in process.stderr:
