@@ -285,6 +285,29 @@ class _Rows:
         return found
 
 
+def _save(
+    ctx: Any,
+    number: int,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+) -> None:
+    """Keep what the backward may read; `outputs` are the Program's own and those that its adjoint reads."""
+    ctx.save_for_backward(*inputs, *states, *outputs, lengths, resets)
+    ctx.options = number, len(inputs), len(states), reverse
+
+
+def _saved(ctx: Any) -> tuple[int, Any, Any, Any, Tensor | None, Tensor | None, bool]:
+    """The arguments of `_save`, in its order."""
+    number, count, states, reverse = ctx.options
+    *saved, lengths, resets = ctx.saved_tensors
+    inputs, first, outputs = saved[:count], saved[count : count + states], saved[count + states :]
+    return number, inputs, first, outputs, lengths, resets, reverse
+
+
 class _Function(torch.autograd.Function):
     """The Program of an entry and its adjoint, for autograd."""
 
@@ -296,22 +319,18 @@ class _Function(torch.autograd.Function):
         inputs, states = tensors[:count], tensors[count:]
         outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse, strict=True)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, *outputs, lengths, resets)
-        ctx.options = number, count, len(states), reverse
+        _save(ctx, number, inputs, states, outputs, lengths, resets, reverse)
         # What is kept for the backward is no result: each would cost autograd a microsecond.
         return (*outputs[: entry.outputs], *finals)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        number, count, states_count, reverse = ctx.options
+        number, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
         entry = _table[number]
-        *saved, lengths, resets = ctx.saved_tensors
-        inputs, states = saved[:count], saved[count : count + states_count]
         needed = ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():
             found = _differentiable(entry, gradients, inputs, states, lengths, resets, reverse, needed)
         else:
-            outputs = saved[count + states_count :]
             parts, firsts = _execute_adjoint(entry, gradients, inputs, outputs, lengths, resets, reverse)
             found = [*parts, *firsts]
         return (None,) * 5 + tuple([g if on else None for g, on in zip(found, needed, strict=True)])
@@ -404,23 +423,18 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     number, given, states, lengths, resets, reverse = inputs
-    outputs = output[: len(output) - len(states)]
-    ctx.save_for_backward(*given, *states, *outputs, lengths, resets)
-    ctx.options = number, len(given), len(states), reverse
+    _save(ctx, number, given, states, output[: len(output) - len(states)], lengths, resets, reverse)
 
 
 def _derive(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    number, count, states_count, reverse = ctx.options
-    entry = _table[number]
-    *saved, lengths, resets = ctx.saved_tensors
-    inputs, states = saved[:count], saved[count : count + states_count]
-    outputs = saved[count + states_count :]
-    wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - states_count :]]
+    number, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
+    entry, count = _table[number], len(inputs)
+    wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - len(states) :]]
     requires = entry.requires or (False,) * count
     needed = (*requires, *(True for _ in states))
     found: list[Tensor | None]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        needed = tuple(on and t.requires_grad for on, t in zip(needed, saved, strict=False))
+        needed = tuple(on and t.requires_grad for on, t in zip(needed, [*inputs, *states], strict=True))
         found = _differentiable(entry, wanted, inputs, states, lengths, resets, reverse, needed)
     elif entry.derivative is None:
         raise RuntimeError("this Program was compiled without its adjoint: run it under torch.no_grad()")
