@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from rnnlab.export.onnx_emit import OPSET, Dyn, Emitter, Val, helper, value_info
 from rnnlab.export.onnx_recurrence import write, write_recurrence
-from rnnlab.export.opaque import Calls, ExportError
+from rnnlab.export.opaque import Calls, ExportError, torchs_own_warnings_aside
 from rnnlab.export.signature import Signature
 from rnnlab.export.torch_program import capture
 
@@ -35,7 +35,9 @@ def onnx_model(signature: Signature, facts: Mapping[str, str]) -> Any:
         ExportError: an operator has no form in ONNX, or the weights are too large for one file.
     """
     calls = Calls()
-    program = capture(signature, calls).run_decompositions()
+    program = capture(signature, calls)
+    with torchs_own_warnings_aside():
+        program = program.run_decompositions()
     e = Emitter()
     outputs = _Walk(e, program, calls, signature).outputs()
     infos = []

@@ -6,6 +6,7 @@ Legend: `T` time, `B` batch; `*` stands for any further dimensions.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,15 @@ def replaced(run: Run) -> Iterator[None]:
         yield
     finally:
         Recurrence.forward = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def torchs_own_warnings_aside() -> Iterator[None]:
+    """PyTorch's exporter uses what PyTorch has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", module=r"torch\b")
+        yield
 
 
 class Calls:

@@ -6,7 +6,6 @@ Legend: `T` time, `B` batch; `*` stands for any further dimensions.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.export import Dim, ExportedProgram
 
-from rnnlab.export.opaque import ExportError, Run, replaced
+from rnnlab.export.opaque import ExportError, Run, replaced, torchs_own_warnings_aside
 from rnnlab.export.signature import Signature
 from rnnlab.recurrence.contract import State, StepSpec, step
 
@@ -32,9 +31,7 @@ def capture(signature: Signature, run: Run) -> ExportedProgram:
     try:
         with torch.no_grad():
             signature.module(*inputs)  # finds out, outside the graph, what the steps of the cells look like
-        with torch.no_grad(), replaced(run), warnings.catch_warnings():
-            # PyTorch's own uses of what it has deprecated.
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), replaced(run), torchs_own_warnings_aside():
             free = (tuple(shapes),)
             return torch.export.export(signature.module, inputs, dynamic_shapes=free, strict=False)
     except ExportError:
@@ -83,8 +80,7 @@ def torch_program(signature: Signature) -> ExportedProgram:
 def dump_program(program: ExportedProgram, facts: dict[str, str]) -> bytes:
     """A program as the bytes of a `.pt2` file, with texts beside it (`extra_files`)."""
     stream: Any = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torchs_own_warnings_aside():
         torch.export.save(program, stream, extra_files=facts)
     made: bytes = stream.getvalue()
     return made
