@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import StatisticsError, correlation, fmean, stdev
 from typing import Any, Literal
 
 from rnnlab.experiments.sweeps.folder import Job, Sweep
@@ -101,6 +101,24 @@ class Factor:
     @property
     def numeric(self) -> bool:
         return all(is_number(level.value) for level in self.levels)
+
+    @property
+    def continuous(self) -> bool:
+        """Numbers that a search drew: so many that most jobs have one of their own, and means say nothing."""
+        jobs = sum(level.spread.count for level in self.levels)
+        return self.numeric and len(self.levels) > max(6, jobs / 2)
+
+    @property
+    def correlation(self) -> float | None:
+        """Spearman's rank correlation of the value with the metric; None for what is no number."""
+        pairs = [(level.value, measure) for level in self.levels for measure in level.measures]
+        if not self.numeric or len(pairs) < 3:
+            return None
+        values, measures = (_ranks(column) for column in zip(*pairs, strict=True))
+        try:
+            return correlation(values, measures)
+        except StatisticsError:  # one of them does not vary
+            return None
 
     @property
     def balanced(self) -> bool:
@@ -246,6 +264,19 @@ def text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(text(item) for item in value) + "]"
     return str(value)
+
+
+def brief(value: Any) -> str:
+    """The same with four digits that count of a number with a point."""
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in order of size; equal ones share the mean of theirs."""
+    places: dict[float, list[int]] = {}
+    for place, value in enumerate(sorted(values)):
+        places.setdefault(value, []).append(place)
+    return [fmean(places[value]) for value in values]
 
 
 def _metric_names(sweep: Sweep) -> list[str]:

@@ -22,6 +22,11 @@ function shown(value) {
   if (Number.isInteger(value)) return value.toLocaleString("en");
   return Math.abs(value) >= 1e5 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
 }
+/* A value of a configuration: numbers with a point in four digits that count. */
+function briefly(value) {
+  const known = value === null || value === undefined || value === "";
+  return !known && /[.e]/.test(String(value)) && Number.isFinite(Number(value)) ? shown(Number(value)) : value;
+}
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
@@ -141,7 +146,7 @@ const keys = data.axes.filter((key) => !data.seeds.includes(key));
 const known = (s) => (s && s.n ? s.mean : null);
 table($("settings"), [
   { name: "rank", number: true, value: (s) => s.rank },
-  ...keys.map((key) => ({ name: key, value: (s) => s.point[key] })),
+  ...keys.map((key) => ({ name: key, value: (s) => s.point[key], show: (s) => briefly(s.point[key]) })),
   ...data.metrics.map((metric) => ({
     name: metric, number: true, value: (s) => known(s.values[metric]), show: (s) => spread(s.values[metric]),
     down: metric === data.metric && data.mode === "max",
@@ -220,7 +225,7 @@ function command(job) {
 table($("jobs"), [
   { name: "job", number: true, value: (job) => job.number },
   { name: "state", value: (job) => job.state },
-  ...data.axes.map((key) => ({ name: key, value: (job) => job.point[key] })),
+  ...data.axes.map((key) => ({ name: key, value: (job) => job.point[key], show: (job) => briefly(job.point[key]) })),
   ...data.metrics.map((metric) => ({
     name: metric, number: true, value: (job) => job.metrics[metric], show: (job) => shown(job.metrics[metric]),
     down: metric === data.metric && data.mode === "max",
@@ -247,10 +252,28 @@ $("effects-says").textContent = data.factors.length
     + (data.factors.some((factor) => !factor.balanced)
       ? " Values have unequally many jobs: what differs between them may come of the other keys." : "")
   : "No key has more than one value.";
+/* Numbers that a search drew: a point a job, without means. */
+function scatter(id, factor) {
+  const values = factor.levels.map((level) => level.value);
+  const wide = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 30;
+  plot(id, () => ({
+    traces: [{
+      x: factor.levels.flatMap((level) => level.jobs.map(() => level.value)),
+      y: factor.levels.flatMap((level) => level.jobs.map((job) => jobs.get(job).metrics[data.metric])),
+      customdata: factor.levels.flatMap((level) => level.jobs),
+      text: factor.levels.flatMap((level) => level.jobs.map((job) => plain(jobs.get(job).label))),
+      mode: "markers", marker: { color: colour("accent"), size: 8 }, hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>",
+    }],
+    title: { text: plain(factor.name) + (factor.correlation === null ? "" : `: rank correlation ${factor.correlation.toFixed(2)}`),
+      font: { size: 14 } },
+    xaxis: { type: wide ? "log" : "linear" }, yaxis: { title: { text: plain(data.metric) } }, hovermode: "closest",
+  }), (point) => { choose(point.customdata, true); refresh(); });
+}
 data.factors.forEach((factor, number) => {
   const place = element("div", null, "plot");
   place.id = `effect-${number}`;
   $("effect-plots").append(place);
+  if (factor.continuous) return scatter(place.id, factor);
   const at = (index) => index;
   plot(place.id, () => ({
     traces: [
@@ -290,7 +313,9 @@ plot("parallel-plot", () => {
     }
     const sorted = data.order[key].filter((v) => values.includes(v));
     const place = (v) => (sorted.length > 1 ? sorted.indexOf(v) / (sorted.length - 1) : 0.5);
-    return { place, ticks: sorted.map((v) => [place(v), String(v)]) };
+    const every = Math.ceil(sorted.length / 7);
+    const some = sorted.filter((_, i) => i % every === 0);
+    return { place, ticks: some.map((v) => [place(v), briefly(v)]) };
   });
   const quality = (job) => {
     const place = scales[scales.length - 1].place(job.metrics[data.metric]);

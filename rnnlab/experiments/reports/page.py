@@ -86,11 +86,14 @@ def payload(report: Report) -> dict[str, Any]:
             {
                 "name": factor.name,
                 "numeric": factor.numeric,
-                "balanced": factor.balanced,
-                "share": factor.share,
+                "continuous": factor.continuous,
+                "balanced": factor.balanced or factor.continuous,
+                "share": None if factor.continuous else factor.share,
+                "correlation": factor.correlation,
                 "levels": [
                     {
                         "label": text(level.value),
+                        "value": level.value if factor.continuous else None,
                         **_spread(level.spread),
                         "jobs": list(level.jobs),
                     }

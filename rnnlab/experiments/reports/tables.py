@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnnlab.experiments.reports.gather import Report, command, number, text
+from rnnlab.experiments.reports.gather import Report, brief, command, number, text
 
 SHOWN = 20
 
@@ -72,7 +72,7 @@ def _leaderboard(report: Report, console: Console) -> None:
         total = len(setting.jobs)
         cells = [
             str(place) if measure.count else "",
-            *(text(setting.point.get(key)) for key in keys),
+            *(brief(setting.point.get(key)) for key in keys),
             str(measure),
             str(measure.count) if measure.count == total else f"{measure.count} of {total}",
             *(str(setting.measure(name)) for name in others),
@@ -94,6 +94,14 @@ def _factors(report: Report, console: Console) -> None:
         [("key", False), ("value", False), (report.metric, True), ("jobs", True), ("of the variance", True)],
     )
     for factor in report.factors:
+        if factor.continuous:
+            low, high = factor.levels[0].value, factor.levels[-1].value
+            found = factor.correlation
+            told = "" if found is None else f"rank correlation {found:+.2f}"
+            span = f"{brief(low)} to {brief(high)}"
+            jobs = sum(level.spread.count for level in factor.levels)
+            table.add_row(*map(Text, (factor.name, span, told, str(jobs), "")), end_section=True)
+            continue
         for index, level in enumerate(factor.levels):
             share = "" if index or factor.share is None else f"{100 * factor.share:.0f} %"
             cells = (
@@ -105,7 +113,7 @@ def _factors(report: Report, console: Console) -> None:
             table.add_row(*map(Text, (*cells, share)), end_section=index + 1 == len(factor.levels))
     console.print()
     console.print(table)
-    if any(not factor.balanced for factor in report.factors):
+    if any(not factor.balanced and not factor.continuous for factor in report.factors):
         _line(console, "values have unequally many jobs: differences may come of the other keys")
 
 
