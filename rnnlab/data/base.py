@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -11,6 +11,16 @@ from torch.utils.data import Dataset
 
 from rnnlab.data.batching import LengthBucketSampler, SequenceLoader
 from rnnlab.data.splits import Split
+
+
+class Facts(dict[str, Any]):
+    """What a trained model knows of its data; asked for what it does not know, it says that they differ."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(
+            f"these data are read by a model's {key}, and the checkpoint's model has none: it was trained on "
+            f"other data (it knows {', '.join(self)})"
+        )
 
 
 class DataModule(LightningDataModule):
@@ -47,7 +57,7 @@ class DataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.adopted: dict[str, Any] | None = None
+        self.adopted: Facts | None = None
         self._datasets: dict[Split, Any] = {}
 
     def read(self) -> Mapping[Split, Any]:
@@ -79,7 +89,7 @@ class DataModule(LightningDataModule):
 
     def adopt(self, facts: Mapping[str, Any]) -> None:
         """Take the facts of a trained model for one's own; call it before `setup`."""
-        self.adopted = dict(facts)
+        self.adopted = Facts(facts)
 
     def summary(self) -> dict[str, Any]:
         """What the data hold and what was left out, in plain containers, to be shown. Known after `setup`."""
@@ -131,6 +141,35 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> Any:
         """Test batches, in a fixed order."""
         return self.make_split_loader("test")
+
+    def whole_dataloader(self) -> Chained:
+        """All examples of all splits, each once, as the test would read them."""
+        self.need_setup()
+        own = dict(self._datasets)
+        try:
+            loaders = []
+            for part in own.values():
+                self._datasets["test"] = part
+                if len(part):
+                    loaders.append(self.test_dataloader())
+            return Chained(loaders)
+        finally:
+            self._datasets = own
+
+
+class Chained:
+    """Loaders one after the other."""
+
+    def __init__(self, loaders: Sequence[Any]) -> None:
+        self.loaders = list(loaders)
+
+    def __len__(self) -> int:
+        """Batches of all of them."""
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            yield from loader
 
 
 def evenly(rows: Sequence[Any], n: int) -> list[Any]:

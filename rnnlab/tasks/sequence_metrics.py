@@ -30,7 +30,7 @@ class TokenErrorRate(WordErrorRate):
     Of phonemes it is the phoneme error rate, of words the word error rate of speech recognition.
     """
 
-    def update(self, preds: Sequence[str], target: Sequence[Sequence[str]]) -> None:  # type: ignore[override]
+    def update(self, preds: Sequence[str], target: Sequence[Sequence[str]]) -> None:
         """Count sequences, tokens between spaces, each with its references."""
         nearest = [closest(*pair) for pair in zip(preds, target, strict=True)]
         super().update(list(preds), nearest)

@@ -112,3 +112,10 @@ def test_a_text_shorter_than_the_batch_is_refused(book):
     data.setup()
     with pytest.raises(ValueError, match="5000 streams need at least as many tokens"):
         data.train_dataloader()
+
+
+def test_the_facts_of_another_task_are_refused() -> None:
+    data = LanguageData()
+    data.adopt({"labels": ["a"], "vocabulary": ["<pad>", "<unk>"]})
+    with pytest.raises(ValueError, match=r"read by a model's tokenizer, and the checkpoint's model has none"):
+        data.setup()
