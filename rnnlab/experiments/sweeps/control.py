@@ -74,7 +74,8 @@ class Controller:
         Raises:
             OSError: the disk is full; what is finished stays so.
         """
-        with _as_interrupt(signal.SIGTERM) as told, self.screen:
+        # A shell starts what it puts into the background with SIGINT ignored; `kill -INT` is still meant.
+        with _as_interrupt(signal.SIGTERM) as told, _as_interrupt(signal.SIGINT), self.screen:
             try:
                 self._loop()
             except KeyboardInterrupt:
