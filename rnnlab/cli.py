@@ -8,6 +8,7 @@ Exit status: 0 done, 1 failed, 2 refused (the user's input), 130 interrupted.
 
 import contextlib
 import difflib
+import errno
 import os
 import sys
 import traceback
@@ -30,6 +31,9 @@ class Command:
         function: Callable[[list[str]], int] = getattr(import_module(module), name)
         return function
 
+
+# What a disk says that takes nothing more: full, over quota, read-only, larger than a file may be.
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 COMMANDS = (
     Command("train", "train a model and test it", "rnnlab.experiments.commands:train"),
@@ -163,6 +167,8 @@ def is_users(error: BaseException) -> bool:
     if type(error).__name__ == "MisconfigurationException":
         return True
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return True
+    if isinstance(error, OSError) and error.errno in FULL_OR_LOCKED and error.filename is not None:
         return True
     if not isinstance(error, ValueError | TypeError):
         return False

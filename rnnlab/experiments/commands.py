@@ -40,7 +40,7 @@ Measure a checkpoint on the held-out data that it was trained beside, or on othe
 
 settings:
   checkpoint=PATH     a checkpoint, or the folder of a run (its best checkpoint); required
-  split=test          test | validation
+  split=test          test | validation | all; by default all of a single file that data.source names
   output=FILE         write the measures as JSON
   data=..., data.KEY=..., trainer=..., trainer.KEY=...   as for `rnnlab train`
 
@@ -171,15 +171,16 @@ def evaluate(argv: list[str]) -> int:
     own, rest = split_settings(options.settings, ("checkpoint", "split", "output"), ("data", "trainer"))
     if "checkpoint" not in own:
         raise ValueError("checkpoint=PATH is required: a checkpoint, or the folder of a run")
-    split = own.get("split", "test")
-    if split not in SPLITS:
-        raise ValueError(f"split={split}: expected test or validation")
+    split = own.get("split")
+    if split is not None and split != "all" and split not in SPLITS:
+        raise ValueError(f"split={split}: expected test, validation or all")
 
     from rnnlab.experiments.evaluate import evaluate as run
     from rnnlab.training.console import print_metrics
 
-    metrics = run(own["checkpoint"], rest, split=SPLITS[split], config_dir=options.config_dir)
-    print_metrics(metrics, title=split)
+    chosen: Literal["test", "validation", "all"] | None = "all" if split == "all" else SPLITS.get(split or "")
+    metrics = run(own["checkpoint"], rest, split=chosen, config_dir=options.config_dir)
+    print_metrics(metrics, title=split or "test")
     if "output" in own:
         Path(own["output"]).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return 0

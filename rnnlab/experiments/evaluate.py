@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
@@ -17,7 +18,7 @@ def evaluate(
     checkpoint: str,
     overrides: Sequence[str] = (),
     *,
-    split: Literal["test", "validation"] = "test",
+    split: Literal["test", "validation", "all"] | None = None,
     config_dir: str | None = None,
 ) -> dict[str, float]:
     """The metrics of a checkpoint on one split.
@@ -25,7 +26,8 @@ def evaluate(
     Args:
         checkpoint: a file, or the folder of a run.
         overrides: words that change `data` or `trainer`: `data=texts data.source=mine.csv trainer=gpu`.
-        split: `test` or `validation`.
+        split: `test`, `validation`, or `all` of the data; by default the test, but all of a single file that
+            `data.source` names, since nothing in it was learned from.
         config_dir: the user's own configuration folder.
 
     Raises:
@@ -34,7 +36,17 @@ def evaluate(
     content = read_checkpoint(checkpoint)
     config = configuration(content, checkpoint, overrides, config_dir)
     task = task_of(content, find_checkpoint(checkpoint))
+    if split is None:
+        split = "all" if other_file(content, config) else "test"
     return measure(task, config, content["rnnlab"]["facts"], split)
+
+
+def other_file(content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether the data are a single file, and not the one of the checkpoint."""
+    source, own = (of["data"].get("source") for of in (config, content["rnnlab"]["config"]))
+    if not isinstance(source, str) or not Path(source).expanduser().is_file():
+        return False
+    return not isinstance(own, str) or Path(source).expanduser().resolve() != Path(own).expanduser().resolve()
 
 
 def configuration(

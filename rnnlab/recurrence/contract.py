@@ -338,6 +338,8 @@ def check_lengths(
     if isinstance(lengths, Lengths):
         return lengths
     if not isinstance(lengths, Tensor):
+        if isinstance(lengths, str):
+            raise TypeError(f"lengths must be integers, a tensor [B] or one for each row, got {lengths!r}")
         lengths = torch.tensor(list(lengths))
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")

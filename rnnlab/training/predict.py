@@ -7,14 +7,20 @@ import torch
 
 from rnnlab.training.checkpoint import load_task
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def check_device(device: str) -> None:
     """Raise ValueError unless tensors can be put on this device."""
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or (number and not number.isdigit()):
+        raise ValueError(f"device={device}: cannot be used here; there are {', '.join(DEVICES)}, and cuda:1")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device={device}: cannot be used here ({first}); device=cpu always can") from error
+        raise ValueError(
+            f"device={device}: cannot be used here, there is no such device; device=cpu always can"
+        ) from error
 
 
 def predict_records(

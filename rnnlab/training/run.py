@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rnnlab.data.base import DataModule
 from rnnlab.training import console as screen
 from rnnlab.training.callbacks import Progress, Provenance
 from rnnlab.training.checkpoint import describe_model, read_checkpoint
@@ -162,7 +163,7 @@ def measure(
     task: pl.LightningModule,
     config: Mapping[str, Any],
     facts: Mapping[str, Any],
-    split: Literal["test", "validation"] = "test",
+    split: Literal["test", "validation", "all"] = "test",
 ) -> dict[str, float]:
     """The metrics of a trained task on one split of the data of a configuration.
 
@@ -170,13 +171,22 @@ def measure(
         task: with its weights.
         config: resolved; only `data` and `trainer` are read.
         facts: what the task was built from; the data are encoded with them.
-        split: which part of the data.
+        split: which part of the data; `all` of them count as one test.
+
+    Raises:
+        ValueError: `all` of data that cannot be read so.
     """
     with _quiet_lightning():
         datamodule = _build("data", config["data"])
         datamodule.adopt(facts)
         settings = {**config["trainer"], "enable_progress_bar": False}
         trainer = _build("trainer", settings, logger=False, callbacks=[Progress()])
+        if split == "all":
+            if not isinstance(datamodule, DataModule):
+                raise ValueError(f"split=all: {type(datamodule).__name__} has test and validation alone")
+            datamodule.setup("test")
+            trainer.test(task, dataloaders=datamodule.whole_dataloader(), verbose=False)
+            return _numbers(trainer.callback_metrics)
         run = trainer.test if split == "test" else trainer.validate
         run(task, datamodule=datamodule, verbose=False)
         return _numbers(trainer.callback_metrics)

@@ -39,9 +39,20 @@ def test_settings_of_training_do_not_shorten_the_measure(run: RunResult, tmp_pat
 
 def test_other_data_are_read_with_the_models_own_words(run: RunResult, tmp_path: Path) -> None:
     turned = write(tmp_path / "turned.tsv", {"bad": "fine", "good": "dull"})
-    found = evaluate(str(run.folder), [f"data.source={turned}"])
+    found = evaluate(str(run.folder), [f"data.source={turned}"], split="test")
     assert found["test/accuracy"] == pytest.approx(1 - run.metrics["test/accuracy"])
-    assert evaluate(str(run.folder), ["data=texts", f"data.source={turned}"]) == found
+    assert evaluate(str(run.folder), ["data=texts", f"data.source={turned}"], split="test") == found
+
+
+def test_all_of_another_file_is_measured(run: RunResult, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.tsv", {"good": "fine", "bad": "dull"}, 30)
+    rows = [line.split("\t") for line in mine.read_text(encoding="utf-8").splitlines()[1:]]
+    said = run.task.predict_records([text for text, _ in rows])
+    right = sum(record["label"] == label for record, (_, label) in zip(said, rows, strict=True))
+    found = evaluate(str(run.folder), [f"data.source={mine}"])
+    assert found["test/accuracy"] == pytest.approx(right / 60)
+    source = run.datamodule.source
+    assert evaluate(str(run.folder), [f"data.source={source}"]) == evaluate(str(run.folder), split="test")
 
 
 def test_labels_that_the_model_does_not_know_are_refused(run: RunResult, tmp_path: Path) -> None:
