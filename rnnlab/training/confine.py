@@ -42,7 +42,17 @@ def outside(config: Mapping[str, Any]) -> list[str]:
                 found.append(
                     f"{path}={show(value)}: lies outside the run's folder; expected a path in ${{run_dir}}"
                 )
+    for path in _keys(config.get("data"), "data"):
+        if path.rpartition(".")[2] == "cache_dir":
+            found.append(f"{path}: a configuration names no cache; set HF_DATASETS_CACHE for all data sets")
     return found
+
+
+def _keys(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield f"{path}.{key}"
+            yield from _keys(item, f"{path}.{key}")
 
 
 def strays(config: Mapping[str, Any], typed: Collection[str]) -> list[str]:
