@@ -23,7 +23,10 @@ from rnnlab.completion import SCRIPTS, complete
             "rnnlab train trainer.deterministic=",
             {"trainer.deterministic=true", "trainer.deterministic=false"},
         ),
-        ("rnnlab train callbacks.", {"callbacks.checkpoint.", "callbacks.curve.", "callbacks.progress."}),
+        (
+            "rnnlab train callbacks.",
+            {f"callbacks.{name}." for name in ("checkpoint", "curve", "numbers", "pictures", "progress")},
+        ),
         (
             "rnnlab train callbacks=early_stopping callbacks.early_stopping.pat",
             {"callbacks.early_stopping.patience="},
