@@ -67,7 +67,7 @@ TRAININGS = sorted(
         tuple(words)
         for page in PAGES
         for words in commands(page)
-        if words[0] == "train" and not any(word.startswith(("data=", "--")) for word in words)
+        if words[0] == "train" and not any(word.startswith(("data=", "--", "resume=")) for word in words)
     }
 )
 
