@@ -57,11 +57,12 @@ class Setting:
 
     @cached_property
     def finished(self) -> list[Job]:
-        return [job for job in self.jobs if job.state == "finished"]
+        """Those that came to their end; pruned ones did not."""
+        return [job for job in self.jobs if job.outcome == "finished"]
 
     def measure(self, metric: str) -> Spread:
         """A metric over the finished jobs; values that are not finite are left out, and not counted."""
-        return Spread.of(job.metrics.get(metric, math.nan) for job in self.finished)
+        return Spread.of(job.measures.get(metric, math.nan) for job in self.finished)
 
     @cached_property
     def parameters(self) -> Spread:
@@ -187,14 +188,14 @@ class Report:
     def factors(self) -> list[Factor]:
         """The swept keys but seeds, that with the largest share of the variance first."""
         found = []
-        finished = [job for job in self.sweep.jobs if job.state == "finished"]
+        finished = [job for job in self.sweep.jobs if job.outcome == "finished"]
         for name, values in self.sweep.axes.items():
             if name in self.seeds or len(values) < 2:
                 continue
             levels = []
             for value in ordered(values):
                 mine = [job for job in finished if job.point.get(name) == value]
-                measures = [(job.metrics.get(self.metric, math.nan), job.id) for job in mine]
+                measures = [(job.measures.get(self.metric, math.nan), job.id) for job in mine]
                 finite = [(measure, ident) for measure, ident in measures if math.isfinite(measure)]
                 levels.append(Level(value, tuple(m for m, _ in finite), tuple(i for _, i in finite)))
             found.append(Factor(name, tuple(levels)))
@@ -202,10 +203,10 @@ class Report:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state that some job is in; `damaged` folders too."""
+        """How many jobs came to what: their states, pruned ones apart; `damaged` folders too."""
         found: dict[str, int] = {}
         for job in self.sweep.jobs:
-            found[job.state] = found.get(job.state, 0) + 1
+            found[job.outcome] = found.get(job.outcome, 0) + 1
         missing = max(0, self.planned - len(self.sweep.jobs) - len(self.sweep.damaged))
         extra = {"damaged": len(self.sweep.damaged), "missing": missing}
         return found | {state: count for state, count in extra.items() if count}
@@ -281,7 +282,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 def _metric_names(sweep: Sweep) -> list[str]:
     """All metrics of finished jobs: the objectives first, then tests, validation, training."""
-    names = {name for job in sweep.jobs if job.state == "finished" for name in job.metrics}
+    names = {name for job in sweep.jobs if job.outcome == "finished" for name in job.measures}
     objectives = [name for name, _ in sweep.objectives]
     order = {"test": 0, "val": 1, "train": 2}
 

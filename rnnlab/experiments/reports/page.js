@@ -301,7 +301,7 @@ data.factors.forEach((factor, number) => {
 
 /* Side by side: plain lines, so that neither WebGL nor eval is needed. */
 plot("parallel-plot", () => {
-  const done = data.jobs.filter((job) => typeof job.metrics[data.metric] === "number");
+  const done = data.jobs.filter((job) => job.state === "finished" && typeof job.metrics[data.metric] === "number");
   const axes = [...keys, data.metric];
   const value = (job, key) => (key === data.metric ? job.metrics[key] : job.point[key]);
   const scales = axes.map((key) => {
@@ -367,11 +367,11 @@ cost("time-plot", "seconds", "seconds at work", duration);
 cost("size-plot", "parameters", "parameters", shown);
 
 /* What is not finished. */
-const open = data.jobs.filter((job) => job.state !== "finished");
+const open = data.jobs.filter((job) => job.state !== "finished" && job.state !== "pruned");
 const rest = [...open, ...data.damaged.map((folder) => ({ label: folder.name, state: "damaged", reason: folder.reason }))];
 $("failures-says").textContent = rest.length
   ? "Start the sweep again, and it goes on with these alone; a job by itself runs by its own command."
-  : "Every job has finished.";
+  : `Every job has finished${data.counts.pruned ? ", or was pruned as hopeless" : ""}.`;
 if (rest.length) {
   table($("unfinished"), [
     { name: "job", value: (job) => job.label, prose: true },

@@ -73,7 +73,9 @@ def _leaderboard(report: Report, console: Console) -> None:
         cells = [
             str(place) if measure.count else "",
             *(brief(setting.point.get(key)) for key in keys),
-            str(measure),
+            str(measure)
+            if measure.count or not any(job.outcome == "pruned" for job in setting.jobs)
+            else "pruned",
             str(measure.count) if measure.count == total else f"{measure.count} of {total}",
             *(str(setting.measure(name)) for name in others),
             number(setting.parameters.mean) if setting.parameters.count else "-",
@@ -118,7 +120,7 @@ def _factors(report: Report, console: Console) -> None:
 
 
 def _unfinished(report: Report, console: Console) -> None:
-    rows = [job for job in report.sweep.jobs if job.state not in ("finished", "pending")]
+    rows = [job for job in report.sweep.jobs if job.outcome not in ("finished", "pruned", "pending")]
     if not rows and not report.sweep.damaged:
         return
     table = _table("not finished", [("job", False), ("state", False), ("tries", True), ("why", False)])
@@ -139,7 +141,8 @@ def write_csv(report: Report, folder: Path) -> list[Path]:
     for place, setting in enumerate(report.settings, 1):
         measures = [setting.measure(name) for name in report.metrics]
         board.append(
-            [place, *(text(setting.point.get(key)) for key in keys), len(setting.finished), len(setting.jobs)]
+            [place if setting.measure(report.metric).count else ""]
+            + [*(text(setting.point.get(key)) for key in keys), len(setting.finished), len(setting.jobs)]
             + [value for m in measures for value in (_plain(m.mean), _plain(m.deviation), m.count)]
             + [_plain(setting.parameters.mean), _plain(setting.seconds.mean)]
         )
@@ -148,8 +151,8 @@ def write_csv(report: Report, folder: Path) -> list[Path]:
     jobs: list[list[Any]] = [["number", "id", "state", *axes, *report.metrics, *facts]]
     for job in report.sweep.jobs:
         jobs.append(
-            [job.number, job.id, job.state, *(text(job.point.get(key)) for key in axes)]
-            + [job.metrics.get(name, "") for name in report.metrics]
+            [job.number, job.id, job.outcome, *(text(job.point.get(key)) for key in axes)]
+            + [job.measures.get(name, "") for name in report.metrics]
             + [job.status.parameters or "", round(job.status.seconds, 3), job.status.attempts]
             + [job.status.reason or "", str(job.run), command(job)]
         )

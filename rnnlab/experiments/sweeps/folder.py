@@ -135,6 +135,16 @@ class Job:
         return self.status.metrics
 
     @property
+    def measures(self) -> dict[str, float]:
+        """`metrics`, but of an objective that is validated the best, as the sweep itself ranks by it."""
+        return {**self.status.metrics, **self.status.best}
+
+    @property
+    def outcome(self) -> str:
+        """`state`, but `pruned` of a job that was ended early as hopeless: it is done, and not comparable."""
+        return "pruned" if self.state == "finished" and self.status.pruned else self.state
+
+    @property
     def label(self) -> str:
         """The point in one line: `cell=gru seed=1`."""
         return " ".join(f"{key}={_plain(value)}" for key, value in self.point.items()) or self.id

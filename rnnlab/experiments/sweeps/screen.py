@@ -166,7 +166,7 @@ def print_end(
     jobs: Sequence[Job], objectives: Sequence[tuple[str, str]], folder: Path, console: Console
 ) -> None:
     """What a sweep has come to: the best jobs, the failures, and where everything is."""
-    states = Counter(job.state for job in jobs)
+    states = Counter(job.outcome for job in jobs)
     told = ", ".join(f"{number} {state}" for state, number in states.items())
     console.print(f"\n{len(jobs)} jobs: {told}", soft_wrap=True)
     ranked = [job for job in jobs if job.state == "finished" and job.status.values and not job.status.pruned]

@@ -2,14 +2,20 @@
 
 import math
 import shlex
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from rnnlab.experiments.reports.gather import Factor, Level, Report, Spread, command, guess_mode, number, text
-from rnnlab.experiments.sweeps.folder import Job, read_sweep
+from rnnlab.experiments.reports.page import payload
+from rnnlab.experiments.reports.tables import print_report, write_csv
+from rnnlab.experiments.sweeps.folder import Job, Status, read_sweep, write_about
+
+from .conftest import add_job
 
 
 def test_settings_are_ranked_by_their_mean_over_seeds(make_sweep) -> None:
@@ -111,3 +117,30 @@ def test_names_tell_what_is_better() -> None:
     ]
     assert [number(v) for v in (12345.0, 0.123456, 1234567.8)] == ["12,345", "0.1235", "1,234,568"]
     assert [text(v) for v in (None, True, [1, 2], 0.5)] == ["null", "true", "[1,2]", "0.5"]
+
+
+def test_pruned_trials_are_shown_and_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {0.1: [0.9, 0.4, 0.5], 0.2: [0.8, 0.6, 0.6], 0.9: [0.01]}  # the last one was pruned
+    ids = []
+    for place, (rate, values) in enumerate(losses.items()):
+        status = Status("finished", 1, seconds=2.0, metrics={"val/loss": values[-1]}, parameters=10)
+        status.best, status.pruned = {"val/loss": min(values)}, len(values) == 1
+        status.reason = "pruned after 1 validations" if status.pruned else None
+        ids.append(add_job(tmp_path, place, {"optim.lr": rate}, status).id)
+    write_about(tmp_path, {"jobs": ids, "objectives": [{"metric": "val/loss", "mode": "min"}]})
+    report = Report(read_sweep(tmp_path))
+    assert report.counts == {"finished": 2, "pruned": 1}
+    assert [setting.point["optim.lr"] for setting in report.settings] == [0.1, 0.2, 0.9]
+    # The best of all validations, as the sweep itself ranks.
+    assert [setting.measure("val/loss").mean for setting in report.settings[:2]] == [0.4, 0.6]
+    assert report.settings[2].measure("val/loss").count == 0
+    assert [level.spread.count for level in report.factors[0].levels] == [1, 1, 0]
+    assert [setting.point["optim.lr"] for setting in report.front("parameters")] == [0.1]
+    print_report(report, Console(width=120))
+    told = capsys.readouterr().out
+    assert "2 of 3 jobs finished; 1 pruned" in told
+    assert "not finished" not in told
+    write_csv(report, tmp_path)
+    rows = (tmp_path / "leaderboard.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[0] for row in rows] == ["rank", "1", "2", ""]
+    assert [job["state"] for job in payload(report)["jobs"]] == ["finished", "finished", "pruned"]
