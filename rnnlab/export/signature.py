@@ -89,19 +89,25 @@ def _example(task: Any, name: str) -> tuple[Tensor, dict[int, str]]:
     both = {0: "T", 1: "B"}
     if name in ("symbols", "tokens") or (name == "inputs" and hasattr(task, "vocabulary")):
         return torch.ones(steps, rows, dtype=torch.long), both
-    width = _width(task)
-    if name in ("inputs", "frames", "known", "x") and width is not None:
-        return torch.zeros(steps, rows, width), both
+    shape = _input_shape(task)
+    if name in ("inputs", "frames", "known", "x") and shape is not None:
+        context, *step = shape
+        dtype = torch.float32 if step else torch.long
+        example = torch.zeros(context or steps, rows, *step, dtype=dtype)
+        return example, {1: "B"} if context else both
     raise ExportError(
         f"{type(task).__name__} takes {name!r}, of which it is not known what it looks like: this task "
         "has no exported form yet; format=safetensors keeps its weights"
     )
 
 
-def _width(task: nn.Module) -> int | None:
-    """Features of a step, where the recurrent layers read the inputs as they are."""
+def _input_shape(task: nn.Module) -> tuple[int | None, ...] | None:
+    """Steps, None for any number, and the shape of one; that of the recurrent layers if a task is silent."""
+    said: tuple[int | None, ...] | None = getattr(task, "input_shape", None)
+    if said is not None:
+        return said
     first = next((module for module in task.modules() if isinstance(module, DeepRNN)), None)
-    return None if first is None else first.input_size
+    return None if first is None else (None, first.input_size)
 
 
 def _language_model(task: Any) -> Signature:

@@ -27,6 +27,8 @@ class Task(LightningModule):
         headline: the metric that a summary leads with.
         monitor: the metric by which the best checkpoint is chosen.
         monitor_mode: whether that metric is better when larger ("max") or smaller ("min").
+        input_shape: steps (None where any number will do) and the shape of one step that `forward` reads,
+            where that is not what the recurrent layers read; a step of shape () is a symbol.
 
     Args:
         optimizer: makes an optimiser of parameter groups, such as `partial(AdamW, lr=1e-3)`.
@@ -37,6 +39,7 @@ class Task(LightningModule):
     headline: str = "test/loss"
     monitor: ClassVar[str] = "val/loss"
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+    input_shape: tuple[int | None, ...] | None = None
 
     def __init__(self, *, optimizer: MakeOptimizer, scheduler: MakeScheduler | None = None) -> None:
         super().__init__()

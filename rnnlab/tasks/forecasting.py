@@ -106,6 +106,7 @@ class Forecasting(Task):
             raise ValueError(f"highway is from 0 to context={context} rows; got {highway}")
         self.columns, self.targets = list(columns), list(targets)
         self.context, self.horizon, self.season = context, horizon, season
+        self.input_shape = (context, len(columns))
         self.reading, self.normalise, self.apart = dict(reading), normalise, apart
         self.measure = F.mse_loss if loss == "mse" else F.l1_loss
         self.places = [self.columns.index(name) for name in self.targets]

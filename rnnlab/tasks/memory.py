@@ -68,6 +68,7 @@ class Memory(Task):
         self.classes = self.problem.outputs > 1
         self.headline = "test/accuracy" if self.classes else "test/loss"
         symbols = self.problem.symbols
+        self.input_shape = (None,) if symbols else (None, self.problem.features)
         self.embedding: nn.Module = nn.Identity()
         size = self.problem.features
         if symbols and embedding == "one_hot":

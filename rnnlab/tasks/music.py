@@ -72,6 +72,7 @@ class Music(Task):
         if embedding_size < 0:
             raise ValueError(f"embedding_size is at least 0; got {embedding_size}")
         self.frames_per_beat = frames_per_beat
+        self.input_shape = (None, KEYS)
         self.embedding = nn.Sequential(nn.Linear(KEYS, embedding_size), nn.ReLU()) if embedding_size else None
         self.input_dropout = VariationalDropout(input_dropout)
         self.rnn = model(input_size=embedding_size or KEYS)

@@ -62,6 +62,7 @@ class VideoClassification(Classification):
             labels=labels, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing
         )
         self.frame = list(frame)
+        self.input_shape = (None, *self.frame)
         self.moving = None if moving is None else MovingDigits(**moving)
         self.frames = FrameEncoder(frame, channels=channels, features=features)
         self.build_layers(features, model, pooling=pooling, dense_sizes=dense_sizes, dropout=dropout)
