@@ -5,17 +5,20 @@ Legend: `T` frames.
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rnnlab.data.readers import read_text
 from rnnlab.data.splits import SPLIT_NAMES, Split
+from rnnlab.data.unpack import check_matlab
 
 KEYS = 88
 # The MIDI number of the lowest key, A0.
@@ -60,7 +63,12 @@ def _read_mat(path: Path) -> Pieces:
     except ImportError:
         raise ValueError(f"{path} needs the package scipy: pip install 'rnnlab[music]'") from None
     try:
-        content = scipy.io.loadmat(path)
+        raw = path.read_bytes()
+        check_matlab(raw)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    try:
+        content = scipy.io.loadmat(io.BytesIO(raw))
     except (scipy.io.matlab.MatReadError, *_UNREADABLE) as error:
         raise ValueError(f"{path}: SciPy cannot read it ({error}); save it as a MATLAB 5 file") from None
     names = {key: SPLIT_NAMES[key.removesuffix("data")] for key in content if _is_split(key)}
@@ -70,6 +78,8 @@ def _read_mat(path: Path) -> Pieces:
     pieces: Pieces = {}
     for key, split in names.items():
         pieces[split] = []
+        if not isinstance(content[key], np.ndarray):
+            raise ValueError(f"{path}, {key}: expected cells of pieces, got {type(content[key]).__name__}")
         for number, cell in enumerate(content[key].ravel(), start=1):
             place = f"{path}, {key}, piece {number}"
             if getattr(cell, "ndim", 0) != 2 or cell.shape[1] != KEYS or not len(cell):

@@ -5,6 +5,7 @@ import lzma
 import os
 import pickle
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,33 @@ def test_a_table_that_would_fill_the_memory(world: World, pack: Any, suffix: str
     file.write_bytes(pack(b"text\tlabel\n" + b"a film\tgood\n" * 20_000_000))
     assert file.stat().st_size < 2_000_000
     world.refuses("train", "data=texts", f"data.source={file.name}", told="unpacks to more than")
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_matlab_file_that_would_fill_the_memory(order: Any, tmp_path: Path) -> None:
+    from rnnlab.data.piano_rolls import read_rolls
+
+    pytest.importorskip("scipy")
+    packed = zlib.compress(bytes(30 * 2**20), 9)
+    variable = (15).to_bytes(4, order) + len(packed).to_bytes(4, order) + packed
+    file = tmp_path / "bomb.mat"
+    version = b"\x00\x01IM" if order == "little" else b"\x01\x00MI"
+    file.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + version + 3 * variable)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"bomb\.mat: unpacks to more than 64 MiB"):
+        read_rolls(file)
+    file.write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + version + variable)
+    with pytest.raises(ValueError, match=r"SciPy cannot read it|none of traindata"):
+        read_rolls(file)
+
+
+def test_a_sparse_matrix_is_no_set_of_pieces(tmp_path: Path) -> None:
+    from rnnlab.data.piano_rolls import read_rolls
+
+    scipy_io, sparse = pytest.importorskip("scipy.io"), pytest.importorskip("scipy.sparse")
+    scipy_io.savemat(tmp_path / "set.mat", {"traindata": sparse.csc_array((2**20, 2**11))})
+    with pytest.raises(ValueError, match="traindata: expected cells of pieces, got "):
+        read_rolls(tmp_path / "set.mat")
 
 
 def npy(header: bytes, content: bytes) -> bytes:
