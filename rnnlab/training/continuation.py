@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from rnnlab.training.checkpoint import read_checkpoint
 from rnnlab.training.plain_yaml import check_yaml
-from rnnlab.training.resume import KEY
+from rnnlab.training.resume import FORMAT, KEY
 from rnnlab.training.storage import first_whole, write_text_whole
 from rnnlab.training.validate import ConfigError, show
 
@@ -96,6 +96,12 @@ def open_run(resume: str | Path, output_dir: str | Path = "runs") -> Continuatio
         raise ValueError(
             f"resume={resume}: {file.name} holds weights alone, from which training cannot go on; "
             "`rnnlab eval` and `predict` can use it"
+        )
+    version = content[KEY].get("format") if isinstance(content[KEY], dict) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"resume={resume}: {file.name} has the state of training in format {version}, this rnnlab reads "
+            f"{FORMAT}: the run goes on with the version of rnnlab that began it"
         )
     return Continuation(folder, file, content)
 

@@ -112,7 +112,16 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to the rows of that state; those that were written after it are dropped."""
+        """Go back to the rows of that state; those that were written after it are dropped.
+
+        Raises:
+            ValueError: the state is not one that `state_dict` gives, such as that of another version.
+        """
+        if not _is_state(state):
+            raise ValueError(
+                f"the checkpoint's state of metrics.csv has another form ({', '.join(map(str, state))}; "
+                "expected rows, columns, last): the run goes on with the version of rnnlab that began it"
+            )
         rows = self._rows_in_file(max(0, state["rows"] - 1))
         last = [dict(state["last"])] if state["last"] else []
         self._columns = list(state["columns"])
@@ -127,6 +136,15 @@ class MetricsCSV(Logger):
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
+
+
+def _is_state(state: Mapping[str, Any]) -> bool:
+    rows, columns, last = (state.get(key) for key in ("rows", "columns", "last"))
+    if type(rows) is not int or rows < 0 or not isinstance(columns, list):
+        return False
+    if not all(isinstance(column, str) for column in columns):
+        return False
+    return last is None or (isinstance(last, Mapping) and set(last) <= set(columns))
 
 
 def read_metrics(file: str | Path) -> dict[str, list[tuple[int, float]]]:

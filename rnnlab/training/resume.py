@@ -103,9 +103,10 @@ class ExactResume(Callback):
             return
         self._validated = self._found["validated"]
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
-        for logger, state in zip(trainer.loggers, self._found["loggers"], strict=False):
-            if state and hasattr(logger, "load_state_dict"):
-                logger.load_state_dict(state)
+        # By their order among those that have a state: loggers without one may come and go.
+        takers = (logger for logger in trainer.loggers if hasattr(logger, "load_state_dict"))
+        for logger, state in zip(takers, filter(None, self._found["loggers"]), strict=False):
+            logger.load_state_dict(state)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics of before; a run that had stopped by itself stays stopped."""

@@ -19,6 +19,8 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from rnnlab.training.archive import UnsafeFile, load_archive
+
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 # How many digests of a name the manifest remembers: the file, the one before, and one that is being written.
@@ -234,8 +236,15 @@ class WholeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint; tensors and plain containers alone, whatever is asked for."""
-        content: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        """Read a checkpoint; tensors and plain containers alone, whatever is asked for.
+
+        Raises:
+            ValueError: it is anything else; see `load_archive`.
+        """
+        try:
+            content: dict[str, Any] = load_archive(Path(path), map_location or "cpu")
+        except UnsafeFile as error:
+            raise ValueError(f"{path}: cannot be read ({error}); expected a checkpoint of rnnlab") from error
         return content
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -57,3 +57,21 @@ def test_nothing_logged_leaves_no_file(tmp_path: Path) -> None:
 def test_a_flush_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="flush_every=0"):
         MetricsCSV(tmp_path, flush_every=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"columns": None}, {"rows": "4"}, {"rows": -1}, {"columns": [1]}, {"last": 3}, {"last": {"other": 1.0}}],
+)
+def test_a_state_of_another_form_is_refused_and_harms_no_row(tmp_path: Path, change: dict[str, Any]) -> None:
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"loss": 2.0}, 1)
+    state = logger.state_dict()
+    written = logger.file.read_bytes()
+    broken = {key: value for key, value in {**state, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=r"metrics\.csv has another form.*expected rows, columns, last"):
+        MetricsCSV(tmp_path).load_state_dict(broken)
+    assert logger.file.read_bytes() == written
+    again = MetricsCSV(tmp_path)
+    again.load_state_dict(state)
+    assert again.file.read_bytes() == written

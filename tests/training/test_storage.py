@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from rnnlab.training import storage
 from rnnlab.training.continuation import open_run
-from rnnlab.training.run import RunResult
+from rnnlab.training.run import RunResult, train
 from rnnlab.training.storage import (
     DamagedCheckpointWarning,
     WholeCheckpointIO,
@@ -138,6 +139,41 @@ def _limited(write: Any, full: FullDisk) -> Any:
         return write(self, data)
 
     return limited
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 7}, "state of training in format 7, this rnnlab reads 1"),
+        ({"loggers": [{"rows": 1}]}, r"metrics\.csv has another form \(rows; expected rows, columns, last\)"),
+    ],
+)
+def test_the_state_of_another_version_is_refused_by_name(
+    run: RunResult, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder, folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    (folder / "checkpoints" / "manifest.json").unlink()
+    file = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["resume"].update(change)
+    torch.save(content, file)
+    before = (folder / "metrics.csv").read_bytes()
+    with pytest.raises(ValueError, match=told):
+        train(resume=folder)
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
+def test_a_checkpoint_is_read_as_strictly_as_a_stranger_s(tmp_path: Path) -> None:
+    file = save(tmp_path, 3)
+    assert WholeCheckpointIO().load_checkpoint(file)["global_step"] == 3
+    packed = tmp_path / "packed.ckpt"
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(ValueError, match=r"packed\.ckpt: cannot be read \(its entries are compressed"):
+        WholeCheckpointIO().load_checkpoint(packed)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run: RunResult, tmp_path: Path) -> None:
