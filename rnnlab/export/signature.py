@@ -91,7 +91,7 @@ def _example(task: Any, name: str) -> tuple[Tensor, dict[int, str]]:
         return torch.ones(steps, rows, dtype=torch.long), both
     shape = _input_shape(task)
     if name in ("inputs", "frames", "known", "x") and shape is not None:
-        context, *step = shape
+        context, step = shape[0], [size for size in shape[1:] if size is not None]
         dtype = torch.float32 if step else torch.long
         example = torch.zeros(context or steps, rows, *step, dtype=dtype)
         return example, {1: "B"} if context else both
