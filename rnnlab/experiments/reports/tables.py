@@ -70,12 +70,11 @@ def _leaderboard(report: Report, console: Console) -> None:
     for place, setting in enumerate(report.settings[:SHOWN], 1):
         measure = setting.measure(report.metric)
         total = len(setting.jobs)
+        pruned = any(job.outcome == "pruned" for job in setting.jobs)
         cells = [
             str(place) if measure.count else "",
             *(brief(setting.point.get(key)) for key in keys),
-            str(measure)
-            if measure.count or not any(job.outcome == "pruned" for job in setting.jobs)
-            else "pruned",
+            "pruned" if pruned and not measure.count else str(measure),
             str(measure.count) if measure.count == total else f"{measure.count} of {total}",
             *(str(setting.measure(name)) for name in others),
             number(setting.parameters.mean) if setting.parameters.count else "-",

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 import shlex
+import signal
 import socket
 import sys
 import tempfile
@@ -82,11 +83,34 @@ def sweep(words: Sequence[str], *, config_dir: str | None = None, dry_run: bool 
 
     words, config_dir = _words_of_last_start(words, config_dir)
     settings, run_words = split_words(words)
+    _refuse_misspelt(run_words, config_dir)
     space = read_space(run_words, config_dir)
     if settings.launcher == "joblib" and not dry_run:
         with warm_launcher(settings) as launcher:
             return _plan_and_run(words, settings, space, run_words, dry_run, launcher)
     return _plan_and_run(words, settings, space, run_words, dry_run, None)
+
+
+def _refuse_misspelt(run_words: Sequence[str], config_dir: str | None) -> None:
+    """Refuse what is no key of a run and nearly one of the sweep, before a run's keys are offered for it.
+
+    Raises:
+        ConfigError: such words, each with the key that is meant.
+    """
+    from rnnlab.experiments.groups import read_groups, read_yaml, search_path, shipped_folder
+    from rnnlab.experiments.sweeps.settings import KEYS
+    from rnnlab.training.validate import ConfigError
+
+    runs = {name.partition("/")[0] for name in read_groups(search_path(config_dir))}
+    runs |= set(read_yaml(shipped_folder() / "train.yaml"))
+    lines = []
+    for word in run_words:
+        key = word.partition("=")[0]
+        near = difflib.get_close_matches(key, [*KEYS, *runs], n=1, cutoff=0.7)
+        if key not in runs and near and near[0] in KEYS and "=" in word:
+            lines.append(f"{word}: there is no such key; did you mean {near[0]}?")
+    if lines:
+        raise ConfigError(lines)
 
 
 @contextlib.contextmanager
@@ -235,9 +259,7 @@ def _run(
     status = controller.run()
     print_end(read_sweep(folder).jobs, objectives, folder, console)
     if status:
-        console.print(
-            f"go on with:\n  rnnlab sweep sweep_dir={shlex.quote(str(folder))}", soft_wrap=True, markup=False
-        )
+        console.print(f"go on with:\n  {_words_to_go_on(folder)}", soft_wrap=True, markup=False)
     return status
 
 
@@ -401,7 +423,19 @@ def measured_names(config: Any) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, isolated(), output_to(Path(folder) / "log", False):
         small = {**plain, "trainer": trainer, "callbacks": {}, "logger": {}, "examples": 0}
         result = train({**small, "run_dir": str(Path(folder) / "run")})
+        if result.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if result.interrupted:
+            raise SystemExit(result.exit_status)
         return list(result.metrics)
+
+
+def _words_to_go_on(folder: Path) -> str:
+    """What a user types to go on; trust in modules is the user's own word each time, and never kept."""
+    words = ["rnnlab", "sweep", f"sweep_dir={folder}"]
+    if _trusted():
+        words.append(f"allow={','.join(_trusted())}")
+    return shlex.join(words)
 
 
 def _trusted() -> tuple[str, ...]:

@@ -119,8 +119,10 @@ def _perform(order: Order, job: Job) -> State:
             pulse.start()
             try:
                 _train(order, job, config, status, pulse, goes_on)
-            except (KeyboardInterrupt, SystemExit):
-                status.state, status.reason = "interrupted", pulse.stop_asked or "interrupted"
+            except (KeyboardInterrupt, SystemExit) as stop:
+                terminated = getattr(stop, "code", None) == 128 + signal.SIGTERM
+                told = "stopped by SIGTERM" if terminated else "interrupted"
+                status.state, status.reason = "interrupted", pulse.stop_asked or told
             except Exception as error:
                 traceback.print_exc()
                 if is_disk_full(error):

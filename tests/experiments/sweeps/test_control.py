@@ -143,6 +143,7 @@ def test_a_damaged_job_is_moved_aside_and_starts_again(
     [
         (["model.hiden_size=1,2"], "did you mean model.hidden_size"),
         (["seed=range(0)"], "empty range"),
+        (["seed=1,2", "serach=random", "trails=3"], r"did you mean search\?\ntrails=3: .* mean trials"),
         (["cell=rnn,gruu"], "did you mean cell=gru"),
         (["optim.weight_decay=-1,0"], "weight_decay=-1"),
         (["seed=1,2", "metric=val/acuracy", "mode=max"], "did you mean val/accuracy"),

@@ -85,9 +85,10 @@ def test_a_job_that_goes_on_comes_to_what_it_would_have(
         assert left.metrics == right.metrics
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("launcher", ["in_process", "joblib"])
-def test_ctrl_c_leaves_everything_resumable(
-    launcher: str, slow_job: list[str], tmp_path: Path, start: Start
+def test_a_signal_leaves_everything_resumable(
+    launcher: str, signum: int, slow_job: list[str], tmp_path: Path, start: Start
 ) -> None:
     folder = tmp_path / "sweep"
     words = [*slow_job, "cell=gru", "seed=range(3)", f"sweep_dir={folder}", *LAUNCHERS[launcher]]
@@ -97,8 +98,8 @@ def test_ctrl_c_leaves_everything_resumable(
         lambda sweep: any(job.state == "running" and job.status.step > 5 for job in sweep.jobs),
         process,
     )
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130, (tmp_path / "start-0.log").read_text(encoding="utf-8")
+    os.killpg(process.pid, signum)
+    assert process.wait() == 128 + signum, (tmp_path / "start-0.log").read_text(encoding="utf-8")
     states = [job.state for job in read_sweep(folder).jobs]
     assert "interrupted" in states
     assert "running" not in states

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sweeping import Start, wait_until
 
+from rnnlab.experiments.sweeps.command import sweep
 from rnnlab.experiments.sweeps.folder import read_sweep
 from rnnlab.experiments.sweeps.job import Order, is_disk_full, is_distributed
 from rnnlab.experiments.sweeps.launchers import (
@@ -19,6 +20,8 @@ from rnnlab.experiments.sweeps.launchers import (
     visible_gpus,
 )
 from rnnlab.experiments.sweeps.settings import SweepSettings
+from rnnlab.training.trust import allowing
+from rnnlab.training.validate import ConfigError
 
 
 def test_a_gpu_serves_one_job_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,6 +85,24 @@ def test_a_preempted_job_is_put_back_as_it_was() -> None:
     pytest.importorskip("submitit")
     again = PreemptibleJob(Order(folder="a")).checkpoint()
     assert again.function.order == Order(folder="a")
+
+
+def test_a_worker_trusts_what_the_user_named_and_nothing_else(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("joblib")
+    module = "parts_of_the_users_own"
+    source = "import torch\n\n\nclass Mine(torch.optim.SGD):\n    pass\n"
+    (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [*small, "optim=sgd", f"optim._target_={module}.Mine", "cell=rnn", "trainer.max_epochs=1"]
+    words += ["launcher=joblib", "workers=1", f"sweep_dir={tmp_path / 'sweep'}"]
+    with pytest.raises(ConfigError, match=f"add allow={module}"):
+        sweep(words)
+    with allowing(module):
+        assert sweep(words) == 0
+    (job,) = read_sweep(tmp_path / "sweep").jobs
+    assert job.status.pid != os.getpid()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
