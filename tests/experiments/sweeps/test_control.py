@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 
 from rnnlab.experiments.sweeps.command import sweep
 from rnnlab.experiments.sweeps.folder import lock, read_sweep
+from rnnlab.training.trust import allowing
 from rnnlab.training.validate import ConfigError
 
 
@@ -85,6 +87,46 @@ def test_a_failed_job_ends_nothing_and_is_tried_again(
     assert sweep([*words, "retries=0"]) == 1
     assert "1 failed, stays (retries=0), 1 finished, stays" in capsys.readouterr().out
     assert [job.status for job in read_sweep(tmp_path / "sweep").jobs] == [one.status, other.status]
+
+
+STOPS_ITSELF = """
+import os
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Stop(Callback):
+    def __init__(self, signum: int) -> None:
+        self.signum, self.once = signum, Path(__file__).with_suffix(".once")
+
+    def on_test_start(self, *_) -> None:
+        if not self.once.exists():
+            self.once.touch()
+            os.kill(os.getpid(), self.signum)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_job_is_tested_ends_the_sweep_as_well(
+    signum: int,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = f"stops_itself_{int(signum)}"
+    (tmp_path / f"{module}.py").write_text(STOPS_ITSELF, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "sweep"
+    words = [*small, "cell=rnn,gru", "trainer.max_epochs=1", f"callbacks.stop._target_={module}.Stop"]
+    words += [f"callbacks.stop.signum={int(signum)}"]
+    with allowing(module):
+        assert sweep([*words, f"sweep_dir={folder}"]) == 128 + signum
+        assert set(states(folder).values()) == {"interrupted", "pending"}
+        assert f"sweep_dir={folder} allow={module}" in capsys.readouterr().out
+        assert sweep([f"sweep_dir={folder}"]) == 0
+    assert set(states(folder).values()) == {"finished"}
 
 
 def test_what_was_missing_may_come_later(small: list[str], reviews: Path, tmp_path: Path) -> None:
