@@ -162,10 +162,22 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     """The entries of a folder's manifest, oldest first; none where it is missing or cannot be read."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        entries = content["files"] if content["format"] == MANIFEST_FORMAT else []
-        return [entry for entry in entries if isinstance(entry, dict) and "sha256" in entry]
+        entries = list(content["files"]) if content["format"] == MANIFEST_FORMAT else []
+        return [entry for entry in entries if _is_entry(entry)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry is of our form; names lead to no other folder, whoever wrote them."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+        return False
+    names = entry.get("names")
+    return isinstance(names, list) and bool(names) and all(map(_is_file_name, names))
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name and "\0" not in name
 
 
 def is_whole(file: Path) -> bool:

@@ -58,6 +58,14 @@ class NumberWatch(Callback):
         self._random: Mapping[str, Any] = {}
         self._before: dict[str, Any] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were skipped, so that a run that goes on has no more patience than another."""
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:

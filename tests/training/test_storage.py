@@ -50,6 +50,23 @@ def test_damage_is_told(damage: str, tmp_path: Path) -> None:
     assert not is_whole(last)
 
 
+def test_a_manifest_of_another_form_names_nothing(tmp_path: Path) -> None:
+    file = save(tmp_path, 1)
+    whole = read_manifest(tmp_path)
+    strange: list[Any] = [5, {"sha256": 1, "names": ["x"]}, {"sha256": "x"}, {"sha256": "x", "names": []}]
+    strange += [
+        {"sha256": "x", "names": [name]} for name in ("../last.ckpt", "/dev/zero", 7, "", "..", "a\0b")
+    ]
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"format": 1, "files": [*strange, *whole]}), encoding="utf-8")
+    assert read_manifest(tmp_path) == whole
+    assert clean_leftovers(tmp_path) == [] and is_whole(file)
+    save(tmp_path, 2)
+    assert len(read_manifest(tmp_path)) == 2
+    manifest.write_text(json.dumps({"format": 1, "files": 3}), encoding="utf-8")
+    assert read_manifest(tmp_path) == []
+
+
 def test_what_no_manifest_speaks_of_is_left_to_the_reader(tmp_path: Path) -> None:
     last = save(tmp_path, 1)
     other = tmp_path / "mine.ckpt"

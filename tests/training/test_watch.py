@@ -83,6 +83,19 @@ def test_skipping_has_an_end(small: list[str], tmp_path: Path) -> None:
         train(settings(small, tmp_path / "run", *words), callbacks=[spoil])
 
 
+def test_patience_is_not_renewed_by_going_on(small: list[str], tmp_path: Path) -> None:
+    words = [
+        "callbacks=[checkpoint,numbers]",
+        "callbacks.numbers.action=skip",
+        "callbacks.numbers.patience=2",
+    ]
+    config = settings(small, tmp_path / "run", *words, "trainer.max_steps=3")
+    train(config, callbacks=[Spoil("embedding", (2, 3))])
+    config.trainer.max_steps = 6
+    with pytest.raises(BadNumbers, match=r"step 4 .*2 steps before it were skipped already"):
+        train(config, resume=tmp_path / "run", callbacks=[Spoil("embedding", (4,))])
+
+
 def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 'stop' or 'skip'"):
         NumberWatch(tmp_path, action="pass")  # type: ignore[arg-type]
