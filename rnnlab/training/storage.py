@@ -266,6 +266,8 @@ class WholeCheckpointIO(CheckpointIO):
 
 def _keep(file: Path, other: Path) -> None:
     """Let the content of `file` stand under another name too, which it replaces."""
+    if other.exists() and other.samefile(file):
+        return  # a writer was killed just after this; renaming one name of a file to another does nothing
     temporary = other.with_name(f".{other.name}.{secrets.token_hex(4)}{SUFFIX}")
     try:
         os.link(file, temporary)

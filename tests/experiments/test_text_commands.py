@@ -168,7 +168,7 @@ def test_a_model_without_language_is_told_apart(tmp_path, capsys):
     words += ["trainer.fast_dev_run=false", "trainer.max_steps=1", *QUICK]
     folder = train(compose(words).config).folder
     told = refused(capsys, "sample", f"checkpoint={folder}")
-    assert "a TextClassification writes no text" in told
+    assert "a TextClassification writes neither text nor music" in told
 
 
 def test_a_prompt_that_the_model_cannot_read_is_told(language, capsys):

@@ -211,3 +211,13 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run: RunResult,
         pytest.raises(FileNotFoundError, match=r"no checkpoint .* whole"),
     ):
         open_run(folder)
+
+
+def test_a_kill_between_keeping_and_renaming_leaves_nothing_at_the_next_save(tmp_path: Path) -> None:
+    """Then both names are one file, and a rename between names of one file does nothing."""
+    save(tmp_path, 1)
+    os.link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
+    save(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "manifest.json", "previous.ckpt"]
+    steps = [torch.load(tmp_path / name)["global_step"] for name in ("previous.ckpt", "last.ckpt")]
+    assert steps == [1, 2]
