@@ -55,7 +55,8 @@ class EncoderDecoder(nn.Module):
         o_t = tanh(C [context(s_t), s_t]),   scores = W o_t + b
 
     The decoder reads `o_(t-1)` only with input feeding: it then knows where it looked before, and has to run
-    step by step. Without, it runs over the whole target at once while it is taught, which is faster; by how much is not measured.
+    step by step. Without, it runs over the whole target at once while it is taught, which is
+    faster; by how much is not measured.
 
     Args:
         source_size: symbols of the source.
