@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 WANTED = 0.6
-SMALL = (20, 60)
+SMALL = (60, 240)
 
 SCRIPT = """\
 import hydra
@@ -32,7 +32,7 @@ from rnnlab.training.run import train
 
 @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="train")
 def main(config: DictConfig) -> float:
-    return train(config).metrics["val/accuracy"]
+    return train(config).metrics["test/accuracy"]
 
 
 main()

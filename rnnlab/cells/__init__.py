@@ -21,6 +21,7 @@ from rnnlab.cells.lstm_variants import (
     PeepholeLSTMCell,
 )
 from rnnlab.cells.minimal import MinGRUCell, MinLSTMCell
+from rnnlab.cells.orthogonal import OrthogonalRNNCell
 from rnnlab.cells.rnn import RNNCell
 from rnnlab.cells.wrappers import RecurrentDropout, WeightDrop, Zoneout
 from rnnlab.cells.xlstm import SLSTMCell
@@ -45,6 +46,7 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
     "mgu": MinimalGatedCell,
     "ugrnn": UGRNNCell,
     "indrnn": IndRNNCell,
+    "orthogonal_rnn": OrthogonalRNNCell,
     "antisymmetric_rnn": AntisymmetricRNNCell,
     "gated_antisymmetric_rnn": GatedAntisymmetricRNNCell,
     "cornn": CoRNNCell,
@@ -72,6 +74,7 @@ __all__ = [
     "MinimalGatedCell",
     "MogrifierLSTMCell",
     "MultiplicativeLSTMCell",
+    "OrthogonalRNNCell",
     "PeepholeLSTMCell",
     "ProjectedLSTMCell",
     "RNNCell",

@@ -165,6 +165,14 @@ def gated_antisymmetric_rnn(p, x, h):
     return h + 0.1 * z * np.tanh(antisymmetric(p, h) + inputs(p, 1, x))
 
 
+def orthogonal_rnn(p, x, h):
+    below = np.tril(p["weight_hh"], -1)
+    values, vectors = np.linalg.eigh(1j * (below - below.T))  # a Hermitian matrix
+    rotation = (vectors * np.exp(-1j * values)) @ vectors.conj().T
+    z = x @ p["weight_ih"].T + h @ rotation.real.T
+    return np.sign(z) * np.maximum(np.abs(z) + p["bias_ih"], 0)
+
+
 def cornn(p, x, y, z, dt=0.05, gamma=3.0, epsilon=5.0):
     force = np.tanh(y @ p["weight_hh"].T + z @ p["weight_hh_z"].T + inputs(p, 0, x))
     z = z + dt * force - dt * gamma * y - dt * epsilon * z
@@ -185,7 +193,8 @@ EQUATIONS: dict[str, Callable] = {
     for f in (
         rnn, rnn_relu, lstm, projected_lstm, peephole_lstm, coupled_lstm, layer_norm_lstm,
         multiplicative_lstm, mogrifier_lstm, slstm, min_lstm, gru, gru_reset_before, simplified_gru,
-        layer_norm_gru, min_gru, mgu, ugrnn, indrnn, antisymmetric_rnn, gated_antisymmetric_rnn, cornn, lem,
+        layer_norm_gru, min_gru, mgu, ugrnn, indrnn, orthogonal_rnn, antisymmetric_rnn, gated_antisymmetric_rnn,
+        cornn, lem,
     )
 }  # fmt: skip
 

@@ -6,6 +6,8 @@ folder; a launcher adds only what the folder cannot tell: that a process has die
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import signal
@@ -101,7 +103,7 @@ class Joblib:
     def warm(self) -> None:
         """Let the workers import what every job needs, while the jobs are still being planned."""
         for slot in range(self.slots):
-            self._executor(slot).submit(importlib.import_module, "rnnlab.training.run")
+            self._executor(slot).submit(_import_what_jobs_need)
 
     def submit(self, order: Order) -> None:
         """Start a job in a free slot."""
@@ -175,6 +177,14 @@ def _become_worker(parent: int) -> None:
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _import_what_jobs_need() -> None:
+    """Import once for all jobs; the collection of garbage after each need not look through it again."""
+    importlib.import_module("rnnlab.training.run")
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # extension modules complain at the end of what was never collected
 
 
 def _work(order: Order) -> str:
