@@ -61,8 +61,9 @@ class LayerFindings:
         return float((self.curve[last] / self.curve[0]) ** (1 / last))
 
     def memory(self, share: float) -> Memory | None:
-        """See `memory_length`; None where the loss reads no step that has one before it."""
-        return memory_length(self.curve, share) if len(self.curve) > 1 else None
+        """See `memory_length`; None where the loss reads no step that has one before it, or none at all."""
+        known = len(self.curve) > 1 and bool((self.curve > 0).any())
+        return memory_length(self.curve, share) if known else None
 
     @cached_property
     def exponent(self) -> Exponent | None:
@@ -183,8 +184,10 @@ def probe(module: nn.Module, loss: Callable[[], Tensor]) -> Findings:
     for done, norms in gradients:
         reasons: dict[str, str] = {}
         growth = activations = None
+        if not bool((norms > 0).any()):
+            reasons["gradient"] = "it is 0 at every step: the loss does not depend on this layer"
         try:
-            growth = growth_of(done).cpu()
+            growth = growth_of(done)
         except (NotImplementedError, RuntimeError) as error:
             reasons["lyapunov"] = _first_line(error)
         try:

@@ -6,6 +6,7 @@ Legend: `T` time, `B` batch, `K` lags, `R` rows of all batches.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +130,28 @@ def _source(
 
 def _by_lag(done: Pass, gradients: dict[int, Tensor], end: Tensor, length: int) -> Tensor:
     """`[K, B]` of one pass, of what autograd gave for its states."""
-    squares = torch.full((length, done.batch), math.nan, device=end.device)
+    found = torch.full((length, done.batch), math.nan, device=end.device, dtype=_wide(done.steps[0].after[0]))
     for step in done.steps:
         parts = [gradients[id(part)] for part in step.after if id(part) in gradients]
         rows = slice(len(step.x)) if done.rows is None else done.rows[: len(step.x)].to(end.device)
-        nothing = torch.zeros(len(step.x), device=end.device)
-        squares[step.t, rows] = sum((g.float().square().flatten(1).sum(1) for g in parts), nothing)
+        found[step.t, rows] = row_norms(parts).nan_to_num(math.inf, math.inf).to(found) if parts else 0.0
     lags = torch.arange(length, device=end.device)[:, None]
     times = end + lags if done.reverse else end - lags
     valid = (times >= 0) & (times < length) & (end >= 0) & (end < length)
-    norms = squares.sqrt().gather(0, times.clamp(0, length - 1))
+    norms = found.gather(0, times.clamp(0, length - 1))
     return torch.where(valid, norms, math.nan)
+
+
+def row_norms(parts: Sequence[Tensor]) -> Tensor:
+    """`[n]`, the norm of each row over tensors `[n, *]`, scaled so that no square over- or underflows."""
+    flat = torch.cat([part.to(_wide(part)).flatten(1) for part in parts], dim=1)
+    largest = flat.abs().amax(1)
+    return largest * (flat / torch.where(largest > 0, largest, 1)[:, None]).square().sum(1).sqrt()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """At least single precision; double only where it is there already, which not every device has."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,8 @@ def memory_length(curve: Tensor, share: float) -> Memory:
     neural networks warp time?", read off the gradient, as Bengio, Simard and Frasconi 1994 do for what a
     network can learn at all; with 0.01, the reach beyond which hardly anything is learned.
 
+    Where `g` is 0 throughout, so is m.
+
     Args:
         curve: `[K]`, by lag, without NaN.
         share: from 0 to 1.
@@ -178,7 +192,7 @@ def memory_length(curve: Tensor, share: float) -> Memory:
         raise ValueError(f"share={share}: expected a number between 0 and 1")
     if not len(curve):
         raise ValueError("an empty curve has no memory length: no lag was measured")
-    above = (curve >= share * curve.max()).nonzero().flatten()
+    above = ((curve > 0) & (curve >= share * curve.max())).nonzero().flatten()
     last = int(above[-1]) if len(above) else -1
     return Memory(min(last + 1, len(curve) - 1), last == len(curve) - 1)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from rnnlab.probes.gradients import row_norms
 from rnnlab.probes.record import Pass
 from rnnlab.recurrence.contract import State, step
 
@@ -60,20 +61,20 @@ def local_growth(
         seed: of the first difference, drawn from a normal distribution.
 
     Returns:
-        `[T, B]`, in nats; NaN where a row has no such step, minus infinity where a difference dies out
-        altogether (all units of a relu network off), after which it starts anew.
+        `[T, B]` on the host, in nats; NaN where a row has no such step, minus infinity where a difference
+        dies out altogether (all units of a relu network off), after which it starts anew.
 
     Raises:
         NotImplementedError: an operator of a step has no forward-mode derivative.
     """
     first = states[0]
-    batch, device = len(first[0]), first[0].device
+    batch = len(first[0])
     generator = torch.Generator().manual_seed(seed)
 
     def fresh() -> list[Tensor]:
         return [torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part) for part in first]
 
-    growth = torch.full((len(maps), batch), math.nan, dtype=torch.float64, device=device)
+    growth = torch.full((len(maps), batch), math.nan, dtype=torch.float64)
     tangent, _ = _normalised(fresh())
     for t, (function, state) in enumerate(zip(maps, states, strict=True)):
         n = len(state[0])
@@ -85,7 +86,7 @@ def local_growth(
         raw = [torch.zeros_like(s) if v is None else v for s, v in zip(state, parts, strict=True)]
         tangent, norm = _normalised(raw)
         dead = norm == 0
-        growth[t, :n] = norm.log()
+        growth[t, :n] = norm.cpu().double().log()
         if bool(dead.any()):
             again = [part[:n] for part in _normalised(fresh())[0]]
             tangent = [torch.where(_like(dead, a), a, v) for a, v in zip(again, tangent, strict=True)]
@@ -113,9 +114,11 @@ def exponent(growth: Tensor, *, transient: float = TRANSIENT) -> Exponent:
 
     Args:
         growth: of `local_growth`.
-        transient: the share of the steps that is left out at the start.
+        transient: the share of each row's steps that is left out at its start.
     """
-    kept = growth[int(len(growth) * transient) :]
+    there = ~growth.isnan()
+    early = there.cumsum(0) <= (there.sum(0) * transient).floor()
+    kept = torch.where(early, math.nan, growth)
     dead = (kept == -math.inf).any(0)
     used = (~kept.isnan()).any(0) & ~dead
     died = int(dead.sum())
@@ -172,8 +175,7 @@ def _from_the_end(done: Pass, maps: list[Callable[[State], State]], states: list
 
 def _normalised(parts: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Tangents of norm 1 in each row over all states, and the norms `[B]` that they had."""
-    squares = [part.double().square().flatten(1).sum(1) for part in parts]
-    norm = torch.stack(squares).sum(0).sqrt()
+    norm = row_norms(parts)
     safe = torch.where(norm > 0, norm, 1)
     return [(part / _like(safe, part)).to(part.dtype) for part in parts], norm
 

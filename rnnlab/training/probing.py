@@ -53,18 +53,23 @@ def probe_task(task: pl.LightningModule, batches: Iterable[Any]) -> Findings:
 def held_out(loader: Any, count: int) -> Iterator[Any]:
     """Some batches of a loader: spread over it, since it may be sorted by length; the first ones of a stream.
 
-    What goes on where the batch before ended says so by an attribute `first`, and is taken in order.
+    What goes on where the batch before ended says so by an attribute `first`, and is taken in order; so is
+    what does not know how long it is.
     """
     batches = iter(loader)
     first = next(batches, None)
     if first is None:
         return
-    total = len(loader)
+    try:
+        total = len(loader)
+    except TypeError:  # a stream
+        total = 0
     if hasattr(first, "first") or total <= count:
         yield from islice(chain([first], batches), count)
         return
     wanted = {(2 * i + 1) * total // (2 * count) for i in range(count)}
-    yield from (batch for i, batch in enumerate(chain([first], batches)) if i in wanted)
+    read = islice(chain([first], batches), max(wanted) + 1)
+    yield from (batch for i, batch in enumerate(read) if i in wanted)
 
 
 def _loss(task: pl.LightningModule, batch: Any, index: int) -> Tensor:
@@ -140,8 +145,11 @@ class Probes(Callback):
         self._at_step = trainer.global_step
         try:
             self.findings = probe_task(pl_module, held_out(data.val_dataloader(), self.batches))
-        except (ValueError, RuntimeError) as error:  # a probe that fails must not cost the run
-            warnings.warn(f"callbacks.probes: nothing was probed: {error}", GradientWarning, stacklevel=2)
+        except (
+            Exception
+        ) as error:  # a probe that fails must not cost the run, whatever the user's parts raise
+            told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            warnings.warn(f"callbacks.probes: nothing was probed: {told}", GradientWarning, stacklevel=2)
             return
         for logger in trainer.loggers:
             logger.log_metrics(self.findings.numbers(), step=max(0, trainer.global_step - 1))

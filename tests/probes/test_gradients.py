@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnlab
 from rnnlab.probes import probe
-from rnnlab.probes.gradients import mean_curve, memory_length
+from rnnlab.probes.gradients import Memory, mean_curve, memory_length
 
 
 class Linear(nn.Module):
@@ -35,6 +35,30 @@ def test_a_linear_recurrence_has_the_gradient_of_its_matrix_powers() -> None:
         for row in range(3):
             expected = (torch.linalg.matrix_power(matrix.t(), lag) @ weights[row]).norm()
             assert layer.gradient[lag, row] == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("radius", [0.3, 3.0])
+def test_the_whole_range_of_numbers_is_measured(radius: float) -> None:
+    """A rotation times its spectral radius: the gradient k steps back is radius^k, however small or large."""
+    network = rnnlab.DeepRNN(Linear, 4, 4)
+    with torch.no_grad():
+        network.layers["l0"].cell.matrix.copy_(radius * torch.linalg.qr(torch.randn(4, 4))[0])
+    x = torch.randn(70, 2, 4) * 1e-30
+    (layer,) = probe(network, lambda: network(x)[0][-1, :, 0].sum()).layers
+    expected = radius ** torch.arange(70, dtype=torch.float64)
+    assert layer.gradient[:, 1].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert layer.rate == pytest.approx(radius, rel=1e-4)
+    assert layer.exponent.value == pytest.approx(math.log(radius), abs=1e-5)
+    assert layer.verdict == ("vanishes" if radius < 1 else "explodes")
+
+
+def test_a_gradient_beyond_all_numbers_explodes() -> None:
+    network = rnnlab.DeepRNN(Linear, 2, 2)
+    with torch.no_grad():
+        network.layers["l0"].cell.matrix.copy_(torch.tensor([[3e15, -3e15], [3e15, -2e15]]))
+    findings = probe(network, lambda: network(torch.zeros(8, 1, 2))[0][-1].sum())
+    assert findings.layers[0].curve[-1] == math.inf
+    assert "explodes" in findings.advice()["l0"]
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "cornn", "min_lstm"])
@@ -155,6 +179,16 @@ def test_what_the_loss_does_not_read_is_left_out() -> None:
     (layer,) = probe(network, lambda: network(x)[0][3, 0].sum()).layers
     assert layer.gradient[:, 1].isnan().all()
     assert (~layer.gradient[:, 0].isnan()).sum() == 4
+
+
+def test_a_direction_that_the_loss_does_not_read_has_no_memory() -> None:
+    network = rnnlab.DeepRNN("gru", 3, 4, bidirectional=True)
+    found = probe(network, lambda: network(torch.randn(6, 2, 3))[0][..., :4].sum())
+    read, other = found.layers
+    assert read.memory(0.01) is not None and "gradient" not in read.reasons
+    assert other.memory(0.01) is None and other.verdict == ""
+    assert "does not depend on this layer" in other.reasons["gradient"]
+    assert memory_length(torch.zeros(5), 0.01) == Memory(0, False)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,17 @@ def test_rows_that_end_early_count_by_their_steps() -> None:
     assert exponent(growth, transient=0.0).value == pytest.approx((3 * 1.0 + 3.0) / 4)
 
 
+def test_the_transient_of_each_row_is_left_out() -> None:
+    growth = torch.full((20, 3), 1.0, dtype=torch.float64)
+    growth[:2, 0] = growth[8:9, 1] = growth[:1, 2] = 50.0
+    growth[:8, 1] = growth[10:, 2] = (
+        math.nan
+    )  # one that begins late, in the reverse direction, and a short one
+    growth[9:18, 1], growth[18:, 1] = 1.0, math.nan
+    found = exponent(growth, transient=0.1)
+    assert (found.value, found.spread, found.rows) == (1.0, 0.0, 3)
+
+
 def test_a_difference_that_dies_out_is_told_apart() -> None:
     growth = torch.tensor([[0.1, -math.inf], [0.1, 0.2]], dtype=torch.float64)
     found = exponent(growth, transient=0.0)

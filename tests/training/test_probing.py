@@ -117,12 +117,38 @@ def test_a_task_without_recurrence_costs_a_warning_and_not_the_run() -> None:
         Probes("nowhere").on_train_epoch_end(trainer, Plain(2, 2))  # type: ignore[arg-type]
 
 
+def test_a_mistake_of_the_users_own_costs_a_warning_and_not_the_run() -> None:
+    class Data:
+        def val_dataloader(self):
+            raise KeyError("texts")
+
+    trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True, global_step=3, current_epoch=0)
+    with pytest.warns(GradientWarning, match="nothing was probed: KeyError: 'texts'"):
+        Probes("nowhere").on_train_epoch_end(trainer, torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
 def test_batches_are_spread_and_streams_are_not() -> None:
     assert list(held_out(range(10), 2)) == [2, 7]
     assert list(held_out([1, 2], 5)) == [1, 2]
     assert list(held_out([], 1)) == []
     stream = [SimpleNamespace(first=i == 0) for i in range(5)]
     assert list(held_out(stream, 2)) == stream[:2]
+
+
+def test_no_more_is_read_than_is_probed() -> None:
+    read = []
+
+    class Loader:
+        def __len__(self):
+            return 9
+
+        def __iter__(self):
+            return (read.append(i) or i for i in range(9))
+
+    assert list(held_out(Loader(), 1)) == [4]
+    assert read == [0, 1, 2, 3, 4]
+    endless = (i for i in range(10**9))
+    assert list(held_out(endless, 2)) == [0, 1]
 
 
 def test_layers_of_stand_ins_are_watched_too() -> None:
