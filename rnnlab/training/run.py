@@ -43,6 +43,7 @@ from rnnlab.training.signals import StopAtSignal, Stopped, StopSignals, requeue
 from rnnlab.training.sizes import TooLarge, at_most, blamed_size, machine_bytes
 from rnnlab.training.storage import WholeCheckpointIO, clean_leftovers
 from rnnlab.training.targets import build, is_node, resolve
+from rnnlab.training.trust import allowed
 from rnnlab.training.validate import ConfigError, faults, show, signature
 
 
@@ -324,7 +325,11 @@ def _execute(
         if result.signum == signal.SIGUSR1:
             out.print(requeue(), markup=False)
         else:
-            out.print(f"go on with: rnnlab train resume={_words(str(folder))}", soft_wrap=True, markup=False)
+            out.print(
+                f"go on with: rnnlab train resume={_words(str(folder))}{_trust()}",
+                soft_wrap=True,
+                markup=False,
+            )
         return result
     if settings.test:
         if result.checkpoint is not None:
@@ -378,8 +383,12 @@ def _conclude(out: Console, task: pl.LightningModule, result: RunResult) -> None
         example = next(iter(result.examples[0].values()), "...") if result.examples else "..."
         run = _words(str(result.folder))
         out.print("next:", soft_wrap=True)
-        out.print(f"  rnnlab eval checkpoint={run}", soft_wrap=True, markup=False)
-        out.print(f"  rnnlab predict checkpoint={run} {_words(str(example))}", soft_wrap=True, markup=False)
+        out.print(f"  rnnlab eval checkpoint={run}{_trust()}", soft_wrap=True, markup=False)
+        out.print(
+            f"  rnnlab predict checkpoint={run} {_words(str(example))}{_trust()}",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _kept(folder: Path) -> Path | None:
@@ -396,6 +405,11 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _words(text: str) -> str:
     """A text as one word of a shell."""
     return shlex.quote(text)
+
+
+def _trust() -> str:
+    """What a command needs beside its own words: trust in modules is the user's own word each time."""
+    return f" allow={','.join(allowed())}" if allowed() else ""
 
 
 def _rank() -> int:

@@ -18,6 +18,8 @@ from rnnlab.experiments.sweeps.folder import Job, Sweep
 
 Mode = Literal["min", "max"]
 
+# What a sweep can look at beside the metrics that its runs log.
+COSTS = ("seconds", "parameters")
 # Quantities that are better when larger; all others (losses, errors, perplexities, times) when smaller.
 _LARGER = ("accuracy", "f1", "bleu", "chrf", "precision", "recall", "auc", "auroc", "r2", "correct")
 
@@ -62,15 +64,15 @@ class Setting:
 
     def measure(self, metric: str) -> Spread:
         """A metric over the finished jobs; values that are not finite are left out, and not counted."""
-        return Spread.of(job.measures.get(metric, math.nan) for job in self.finished)
+        return Spread.of(measure(job, metric) for job in self.finished)
 
     @cached_property
     def parameters(self) -> Spread:
-        return Spread.of(float(job.status.parameters or math.nan) for job in self.finished)
+        return self.measure("parameters")
 
     @cached_property
     def seconds(self) -> Spread:
-        return Spread.of(job.status.seconds for job in self.finished)
+        return self.measure("seconds")
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,12 @@ class Report:
         self.sweep = sweep
         self.metrics = _metric_names(sweep)
         own = dict(sweep.objectives)
+        if metric in COSTS and metric not in self.metrics:
+            self.metrics.insert(0, metric)
         if metric is not None and self.metrics and metric not in self.metrics:
-            near = difflib.get_close_matches(metric, self.metrics, n=1)
-            hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(self.metrics)
+            known = [*self.metrics, *COSTS]
+            near = difflib.get_close_matches(metric, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(known)
             raise ValueError(f"metric={metric}: no finished job has it; {hint}")
         first = metric or next((name for name in own if name in self.metrics or not self.metrics), None)
         self.metric = first or next(iter(self.metrics), "")
@@ -195,8 +200,8 @@ class Report:
             levels = []
             for value in ordered(values):
                 mine = [job for job in finished if job.point.get(name) == value]
-                measures = [(job.measures.get(self.metric, math.nan), job.id) for job in mine]
-                finite = [(measure, ident) for measure, ident in measures if math.isfinite(measure)]
+                measures = [(measure(job, self.metric), job.id) for job in mine]
+                finite = [(value, ident) for value, ident in measures if math.isfinite(value)]
                 levels.append(Level(value, tuple(m for m, _ in finite), tuple(i for _, i in finite)))
             found.append(Factor(name, tuple(levels)))
         return sorted(found, key=lambda factor: -(factor.share or 0.0))
@@ -232,10 +237,25 @@ class Report:
         return found
 
 
-def command(job: Job) -> str:
-    """The words of a shell that run a job by itself again."""
+def measure(job: Job, metric: str) -> float:
+    """What a job came to by a metric, or by one of COSTS; NaN where it has none."""
+    if metric == "seconds":
+        return job.status.seconds
+    if metric == "parameters":
+        return float(job.status.parameters or math.nan)
+    return job.measures.get(metric, math.nan)
+
+
+def command(job: Job, allowed: Sequence[str] = ()) -> str:
+    """The words of a shell that run a job by itself again.
+
+    Args:
+        job: of a sweep.
+        allowed: modules that it may name; the command says so, as nothing else can.
+    """
     own = ["--config-dir", job.config_dir] if job.config_dir else []
-    return shlex.join(["rnnlab", "train", *own, *job.words])
+    trust = [f"allow={','.join(allowed)}"] if allowed else []
+    return shlex.join(["rnnlab", "train", *own, *job.words, *trust])
 
 
 def guess_mode(metric: str) -> Mode:
@@ -284,6 +304,8 @@ def _metric_names(sweep: Sweep) -> list[str]:
     """All metrics of finished jobs: the objectives first, then tests, validation, training."""
     names = {name for job in sweep.jobs if job.outcome == "finished" for name in job.measures}
     objectives = [name for name, _ in sweep.objectives]
+    if names:
+        names |= {name for name in objectives if name in COSTS}
     order = {"test": 0, "val": 1, "train": 2}
 
     def key(name: str) -> tuple[int, int, str]:

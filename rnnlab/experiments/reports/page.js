@@ -144,6 +144,10 @@ $("leaderboard-says").textContent = best
   : "No job has finished yet: there is nothing to rank.";
 const keys = data.axes.filter((key) => !data.seeds.includes(key));
 const known = (s) => (s && s.n ? s.mean : null);
+/* Columns of what quality costs, but of costs that the sweep looks at as metrics. */
+const costs = (value) => [["parameters", "parameters", shown], ["seconds", "time", duration]]
+  .filter(([key]) => !data.metrics.includes(key))
+  .map(([key, name, show]) => ({ name, number: true, value: (row) => value(row, key), show: (row) => show(value(row, key)) }));
 table($("settings"), [
   { name: "rank", number: true, value: (s) => s.rank },
   ...keys.map((key) => ({ name: key, value: (s) => s.point[key], show: (s) => briefly(s.point[key]) })),
@@ -153,8 +157,7 @@ table($("settings"), [
   })),
   { name: "n", number: true, title: "finished jobs, of all", value: (s) => s.finished,
     show: (s) => (s.finished === s.jobs.length ? s.finished : `${s.finished} of ${s.jobs.length}`) },
-  { name: "parameters", number: true, value: (s) => known(s.parameters), show: (s) => shown(known(s.parameters)) },
-  { name: "time", number: true, value: (s) => known(s.seconds), show: (s) => duration(known(s.seconds)) },
+  ...costs((s, key) => known(s[key])),
 ], data.settings, {
   prepare(line, setting) {
     if (setting === best) line.classList.add("best");
@@ -230,8 +233,7 @@ table($("jobs"), [
     name: metric, number: true, value: (job) => job.metrics[metric], show: (job) => shown(job.metrics[metric]),
     down: metric === data.metric && data.mode === "max",
   })),
-  { name: "parameters", number: true, value: (job) => job.parameters, show: (job) => shown(job.parameters) },
-  { name: "time", number: true, value: (job) => job.seconds, show: (job) => duration(job.seconds) },
+  ...costs((job, key) => job[key]),
 ], data.jobs, {
   prepare(line, job) {
     line.dataset.job = job.id;
@@ -345,6 +347,7 @@ plot("parallel-plot", () => {
 
 /* Costs. */
 function cost(id, key, title, show) {
+  if (key === data.metric) return $(id).remove(); // against itself
   plot(id, () => {
     const points = data.settings.filter((s) => known(s.values[data.metric]) !== null && known(s[key]) !== null);
     const front = points.filter((s) => s.front[key]).sort((a, b) => a[key].mean - b[key].mean);

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rnnlab.experiments.reports.gather import Report, Spread, command, is_number, ordered, text
+from rnnlab.experiments.reports.gather import Report, Spread, command, is_number, measure, ordered, text
 from rnnlab.experiments.sweeps.folder import Job
 from rnnlab.training.loggers import read_metrics
 
@@ -81,7 +81,7 @@ def payload(report: Report) -> dict[str, Any]:
             }
             for place, setting in enumerate(report.settings, 1)
         ],
-        "jobs": [_job(job) for job in sweep.jobs],
+        "jobs": [_job(job, report) for job in sweep.jobs],
         "factors": [
             {
                 "name": factor.name,
@@ -106,20 +106,21 @@ def payload(report: Report) -> dict[str, Any]:
     }
 
 
-def _job(job: Job) -> dict[str, Any]:
+def _job(job: Job, report: Report) -> dict[str, Any]:
+    values = job.measures | {name: measure(job, name) for name in report.metrics}
     return {
         "id": job.id,
         "number": job.number,
         "label": job.label,
         "state": job.outcome,
         "point": {key: text(value) for key, value in job.point.items()},
-        "metrics": {name: value for name, value in job.measures.items() if math.isfinite(value)},
+        "metrics": {name: value for name, value in values.items() if math.isfinite(value)},
         "parameters": job.status.parameters,
         "seconds": round(job.status.seconds, 2) if job.status.seconds else None,
         "attempts": job.status.attempts,
         "reason": job.status.reason or ("not begun" if job.state == "pending" else ""),
         "folder": str(job.run),
-        "command": command(job),
+        "command": command(job, report.sweep.allowed),
         "curves": curves(job),
     }
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnnlab.experiments.reports.gather import Report, brief, command, number, text
+from rnnlab.experiments.reports.gather import COSTS, Report, brief, command, number, text
 
 SHOWN = 20
 
@@ -53,6 +53,7 @@ def _leaderboard(report: Report, console: Console) -> None:
     keys = [key for key in report.sweep.axes if key not in report.seeds]
     better = "higher is better" if report.mode == "max" else "lower is better"
     others = [name for name in report.metrics if name != report.metric and name.startswith("test/")][:2]
+    costs = [name for name in reversed(COSTS) if name != report.metric]
     several = any(len(setting.jobs) > 1 for setting in report.settings)
     spread = "; mean ± standard deviation over n seeds" if several else ""
     table = _table(
@@ -63,24 +64,22 @@ def _leaderboard(report: Report, console: Console) -> None:
             (report.metric, True),
             ("n", True),
             *((name, True) for name in others),
-            ("parameters", True),
-            ("seconds", True),
+            *((name, True) for name in costs),
         ],
     )
     for place, setting in enumerate(report.settings[:SHOWN], 1):
-        measure = setting.measure(report.metric)
+        value = setting.measure(report.metric)
         total = len(setting.jobs)
         pruned = any(job.outcome == "pruned" for job in setting.jobs)
         cells = [
-            str(place) if measure.count else "",
+            str(place) if value.count else "",
             *(brief(setting.point.get(key)) for key in keys),
-            "pruned" if pruned and not measure.count else str(measure),
-            str(measure.count) if measure.count == total else f"{measure.count} of {total}",
+            "pruned" if pruned and not value.count else str(value),
+            str(value.count) if value.count == total else f"{value.count} of {total}",
             *(str(setting.measure(name)) for name in others),
-            number(setting.parameters.mean) if setting.parameters.count else "-",
-            number(setting.seconds.mean) if setting.seconds.count else "-",
+            *(number(cost.mean) if cost.count else "-" for cost in map(setting.measure, costs)),
         ]
-        table.add_row(*map(Text, cells), style="bold" if place == 1 and measure.count else "")
+        table.add_row(*map(Text, cells), style="bold" if place == 1 and value.count else "")
     console.print()
     console.print(table)
     if len(report.settings) > SHOWN:
@@ -136,24 +135,25 @@ def write_csv(report: Report, folder: Path) -> list[Path]:
     """`leaderboard.csv`, a row a setting, and `jobs.csv`, a row a job with its command."""
     keys = [key for key in report.sweep.axes if key not in report.seeds]
     spreads = [f"{name} {what}" for name in report.metrics for what in ("mean", "standard deviation", "n")]
-    board: list[list[Any]] = [["rank", *keys, "finished", "jobs", *spreads, "parameters", "seconds"]]
+    board: list[list[Any]] = [["rank", *keys, "finished", "jobs", *spreads, *COSTS]]
     for place, setting in enumerate(report.settings, 1):
         measures = [setting.measure(name) for name in report.metrics]
         board.append(
             [place if setting.measure(report.metric).count else ""]
             + [*(text(setting.point.get(key)) for key in keys), len(setting.finished), len(setting.jobs)]
             + [value for m in measures for value in (_plain(m.mean), _plain(m.deviation), m.count)]
-            + [_plain(setting.parameters.mean), _plain(setting.seconds.mean)]
+            + [_plain(setting.measure(name).mean) for name in COSTS]
         )
     axes = list(report.sweep.axes)
+    metrics = [name for name in report.metrics if name not in COSTS]
     facts = ["parameters", "seconds", "attempts", "reason", "folder", "command"]
-    jobs: list[list[Any]] = [["number", "id", "state", *axes, *report.metrics, *facts]]
+    jobs: list[list[Any]] = [["number", "id", "state", *axes, *metrics, *facts]]
     for job in report.sweep.jobs:
         jobs.append(
             [job.number, job.id, job.outcome, *(text(job.point.get(key)) for key in axes)]
-            + [job.measures.get(name, "") for name in report.metrics]
+            + [job.measures.get(name, "") for name in metrics]
             + [job.status.parameters or "", round(job.status.seconds, 3), job.status.attempts]
-            + [job.status.reason or "", str(job.run), command(job)]
+            + [job.status.reason or "", str(job.run), command(job, report.sweep.allowed)]
         )
     written = []
     for name, rows in (("leaderboard", board), ("jobs", jobs)):

@@ -219,6 +219,7 @@ def _run(
             "name": first.name,
             "command": ["rnnlab", "sweep", *words],
             "words": list(words),
+            "allow": list(_trusted()),  # told in commands, and trusted by nobody for standing here
             "config_dir": first.job.config_dir,
             "folder": os.getcwd(),
             "search": settings.search,

@@ -200,6 +200,12 @@ class Sweep:
         """What the sweep looks at: `(metric, "min" or "max")`, the first one foremost."""
         return [(str(item["metric"]), str(item["mode"])) for item in self.about.get("objectives", [])]
 
+    @property
+    def allowed(self) -> list[str]:
+        """Modules that the user let the last start name: a record for commands shown, no permission."""
+        modules = self.about.get("allow")
+        return [str(module) for module in modules] if isinstance(modules, list) else []
+
 
 def read_sweep(folder: str | Path) -> Sweep:
     """The sweep in a folder; it may be at work meanwhile.

@@ -45,6 +45,17 @@ def test_the_terminal_says_what_won_and_what_is_missing(
     assert not (folder / "report" / "report.html").exists()
 
 
+def test_commands_name_what_the_user_has_to_trust(tmp_path: Path) -> None:
+    ids = [add_job(tmp_path, 0, {"cell": "mine"}, Status("failed", 1, reason="no")).id]
+    write_about(tmp_path, {"jobs": ids, "objectives": [], "allow": ["my_cells", "my_data"]})
+    report(tmp_path, page=False)
+    (row,) = read(tmp_path / "report" / "jobs.csv")
+    assert row["command"] == "rnnlab train cell=mine allow=my_cells,my_data"
+    assert payload(Report(read_sweep(tmp_path)))["jobs"][0]["command"] == row["command"]
+    write_about(tmp_path, {"jobs": ids, "objectives": [], "allow": "os"})  # no list: not of our writing
+    assert "allow" not in payload(Report(read_sweep(tmp_path)))["jobs"][0]["command"]
+
+
 def test_a_sweep_at_which_nothing_has_finished_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

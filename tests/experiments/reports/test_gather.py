@@ -104,7 +104,28 @@ def test_a_metric_that_no_job_has_is_refused(make_sweep) -> None:
 def test_the_command_is_one_that_a_shell_takes_apart_again(tmp_path) -> None:
     words = ["cell=gru", "data.source=my file.csv", "name=it's; rm -rf $HOME", "model.hidden_size=[32,16]"]
     job = Job(tmp_path, "id", 0, words, {}, "code", config_dir="my configs")
-    assert shlex.split(command(job)) == ["rnnlab", "train", "--config-dir", "my configs", *words]
+    shown = ["rnnlab", "train", "--config-dir", "my configs", *words]
+    assert shlex.split(command(job)) == shown
+    assert shlex.split(command(job, ["mine", "$(rm) -r"])) == [*shown, "allow=mine,$(rm) -r"]
+
+
+def test_a_sweep_for_its_cost_is_ranked_by_it(tmp_path: Path) -> None:
+    ids = []
+    for place, (size, seconds) in enumerate(((8, 3.0), (4, 5.0), (6, 4.0))):
+        status = Status("finished", 1, seconds=seconds, metrics={"test/loss": 0.1 * size}, parameters=size)
+        ids.append(add_job(tmp_path, place, {"model.hidden_size": size}, status).id)
+    write_about(tmp_path, {"jobs": ids, "objectives": [{"metric": "seconds", "mode": "min"}]})
+    report = Report(read_sweep(tmp_path))
+    assert (report.metric, report.mode) == ("seconds", "min")
+    assert [setting.point["model.hidden_size"] for setting in report.settings] == [8, 6, 4]
+    assert [level.spread.mean for level in report.factors[0].levels] == [5.0, 4.0, 3.0]
+    assert payload(report)["jobs"][0]["metrics"]["seconds"] == 3.0
+    write_csv(report, tmp_path)
+    head = (tmp_path / "jobs.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert head.count("seconds") == 1
+    print_report(report, Console(width=120, quiet=True))
+    smallest = Report(read_sweep(tmp_path), "parameters")
+    assert [setting.point["model.hidden_size"] for setting in smallest.settings] == [4, 6, 8]
 
 
 def test_names_tell_what_is_better() -> None:

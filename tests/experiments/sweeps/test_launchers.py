@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sweeping import Start, wait_until
 
+from rnnlab.experiments.reports.gather import command
 from rnnlab.experiments.sweeps.command import sweep
 from rnnlab.experiments.sweeps.folder import read_sweep
 from rnnlab.experiments.sweeps.job import Order, is_disk_full, is_distributed
@@ -101,8 +102,12 @@ def test_a_worker_trusts_what_the_user_named_and_nothing_else(
         sweep(words)
     with allowing(module):
         assert sweep(words) == 0
-    (job,) = read_sweep(tmp_path / "sweep").jobs
+    found = read_sweep(tmp_path / "sweep")
+    (job,) = found.jobs
     assert job.status.pid != os.getpid()
+    assert command(job, found.allowed).endswith(f" allow={module}")
+    with pytest.raises(ConfigError, match=f"add allow={module}"):  # the record is no permission
+        sweep([f"sweep_dir={tmp_path / 'sweep'}"])
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
