@@ -167,9 +167,8 @@ def gated_antisymmetric_rnn(p, x, h):
 
 def orthogonal_rnn(p, x, h):
     below = np.tril(p["weight_hh"], -1)
-    values, vectors = np.linalg.eigh(1j * (below - below.T))  # a Hermitian matrix
-    rotation = (vectors * np.exp(-1j * values)) @ vectors.conj().T
-    z = x @ p["weight_ih"].T + h @ rotation.real.T
+    skew, one = below - below.T, np.eye(H)
+    z = x @ p["weight_ih"].T + h @ (np.linalg.inv(one + skew) @ (one - skew)).T
     return np.sign(z) * np.maximum(np.abs(z) + p["bias_ih"], 0)
 
 
