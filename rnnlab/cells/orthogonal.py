@@ -28,8 +28,8 @@ class OrthogonalRNNCell(Cell):
     Sources: Helfrich, Willmott and Ye (2018), "Orthogonal recurrent neural networks with scaled Cayley
     transform", section 3, with no negative scales; Arjovsky, Shah and Bengio (2016), "Unitary evolution
     recurrent neural networks", for the modReLU, here of real numbers; Henaff, Szlam and LeCun (2016),
-    "Recurrent orthogonal networks and long-memory tasks", for the rotations of planes that it starts from with
-    a named initialiser, here by angles of U(-0.9 pi, 0.9 pi), as half a turn has no Cayley transform.
+    "Recurrent orthogonal networks and long-memory tasks", for the rotations of planes that it starts from
+    with a named initialiser, here by angles of U(-0.9 pi, 0.9 pi), as half a turn has no Cayley transform.
     """
 
     def add_parameters(self, parameter: Callable[..., nn.Parameter]) -> None:

@@ -192,8 +192,8 @@ EQUATIONS: dict[str, Callable] = {
     for f in (
         rnn, rnn_relu, lstm, projected_lstm, peephole_lstm, coupled_lstm, layer_norm_lstm,
         multiplicative_lstm, mogrifier_lstm, slstm, min_lstm, gru, gru_reset_before, simplified_gru,
-        layer_norm_gru, min_gru, mgu, ugrnn, indrnn, orthogonal_rnn, antisymmetric_rnn, gated_antisymmetric_rnn,
-        cornn, lem,
+        layer_norm_gru, min_gru, mgu, ugrnn, indrnn, orthogonal_rnn, antisymmetric_rnn,
+        gated_antisymmetric_rnn, cornn, lem,
     )
 }  # fmt: skip
 
