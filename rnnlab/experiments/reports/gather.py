@@ -246,6 +246,16 @@ def measure(job: Job, metric: str) -> float:
     return job.measures.get(metric, math.nan)
 
 
+def reason(job: Job) -> str:
+    """Why a job is not finished, in one line; nothing where that needs no word."""
+    known = {
+        "pending": "not begun",
+        "running": "at work",
+        "interrupted": "its process ended without a word: it was killed, or the machine went down",
+    }
+    return job.status.reason or known.get(job.state, "")
+
+
 def command(job: Job, allowed: Sequence[str] = ()) -> str:
     """The words of a shell that run a job by itself again.
 

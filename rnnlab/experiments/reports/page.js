@@ -144,6 +144,15 @@ $("leaderboard-says").textContent = best
   : "No job has finished yet: there is nothing to rank.";
 const keys = data.axes.filter((key) => !data.seeds.includes(key));
 const known = (s) => (s && s.n ? s.mean : null);
+/* Columns of what was measured: that by which settings are ranked, what it costs, and all the rest. */
+function measured(find, value, show, cost) {
+  const column = (metric) => ({
+    name: metric, number: true, value: (row) => value(find(row, metric)), show: (row) => show(find(row, metric)),
+    down: metric === data.metric && data.mode === "max",
+  });
+  const rest = data.metrics.filter((metric) => metric !== data.metric);
+  return [...(data.metric ? [column(data.metric)] : []), ...cost, ...rest.map(column)];
+}
 /* Columns of what quality costs, but of costs that the sweep looks at as metrics. */
 const costs = (value) => [["parameters", "parameters", shown], ["seconds", "time", duration]]
   .filter(([key]) => !data.metrics.includes(key))
@@ -151,13 +160,11 @@ const costs = (value) => [["parameters", "parameters", shown], ["seconds", "time
 table($("settings"), [
   { name: "rank", number: true, value: (s) => s.rank },
   ...keys.map((key) => ({ name: key, value: (s) => s.point[key], show: (s) => briefly(s.point[key]) })),
-  ...data.metrics.map((metric) => ({
-    name: metric, number: true, value: (s) => known(s.values[metric]), show: (s) => spread(s.values[metric]),
-    down: metric === data.metric && data.mode === "max",
-  })),
-  { name: "n", number: true, title: "finished jobs, of all", value: (s) => s.finished,
-    show: (s) => (s.finished === s.jobs.length ? s.finished : `${s.finished} of ${s.jobs.length}`) },
-  ...costs((s, key) => known(s[key])),
+  ...measured((s, metric) => s.values[metric], known, spread, [
+    { name: "n", number: true, title: "finished jobs, of all", value: (s) => s.finished,
+      show: (s) => (s.finished === s.jobs.length ? s.finished : `${s.finished} of ${s.jobs.length}`) },
+    ...costs((s, key) => known(s[key])),
+  ]),
 ], data.settings, {
   prepare(line, setting) {
     if (setting === best) line.classList.add("best");
@@ -196,7 +203,7 @@ const drawCurves = plot("curve-plot", () => {
       };
     }),
     xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(quantity || "") } }, showlegend: chosen.size > 0,
-    legend: { orientation: "h", y: 1.12 }, hovermode: "closest",
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "closest",
     annotations: order.length ? [] : [{ text: "no job has left a curve yet", showarrow: false, font: { size: 15 } }],
   };
 }, (point) => { choose(point.customdata); refresh(); });
@@ -229,11 +236,7 @@ table($("jobs"), [
   { name: "job", number: true, value: (job) => job.number },
   { name: "state", value: (job) => job.state },
   ...data.axes.map((key) => ({ name: key, value: (job) => job.point[key], show: (job) => briefly(job.point[key]) })),
-  ...data.metrics.map((metric) => ({
-    name: metric, number: true, value: (job) => job.metrics[metric], show: (job) => shown(job.metrics[metric]),
-    down: metric === data.metric && data.mode === "max",
-  })),
-  ...costs((job, key) => job[key]),
+  ...measured((job, metric) => job.metrics[metric], (value) => value, shown, costs((job, key) => job[key])),
 ], data.jobs, {
   prepare(line, job) {
     line.dataset.job = job.id;
@@ -296,7 +299,7 @@ data.factors.forEach((factor, number) => {
     ],
     title: { text: plain(factor.name) + (factor.share === null ? "" : `: ${Math.round(100 * factor.share)} %`), font: { size: 14 } },
     xaxis: { tickvals: factor.levels.map((_, i) => i), ticktext: factor.levels.map((level) => plain(level.label)),
-      range: [-0.5, factor.levels.length - 0.5], showgrid: false },
+      range: [-0.5, factor.levels.length - 0.5], showgrid: false, zeroline: false },
     yaxis: { title: { text: plain(data.metric) } }, hovermode: "closest",
   }), (point) => { if (point.customdata) { choose(point.customdata, true); refresh(); } });
 });
@@ -323,7 +326,8 @@ plot("parallel-plot", () => {
     const place = scales[scales.length - 1].place(job.metrics[data.metric]);
     return data.mode === "max" ? place : 1 - place;
   };
-  const ordered = [...done].sort((a, b) => quality(a) - quality(b));
+  const ordered = [...done].sort((a, b) => quality(a) - quality(b)); // the best last, on top
+  const best = (index) => index >= ordered.length - Math.max(1, Math.round(ordered.length / 10));
   const jitter = (index) => (((index * 0.618) % 1) - 0.5) * 0.03; // lines through the same values stay apart
   const marks = scales.flatMap((scale, i) => [
     ...scale.ticks.map(([y, label]) => ({ x: i, y, text: plain(label), showarrow: false, font: { size: 12 },
@@ -336,7 +340,8 @@ plot("parallel-plot", () => {
       y: axes.map((key, i) => scales[i].place(value(job, key)) + (key === data.metric ? 0 : jitter(index))),
       mode: "lines+markers", marker: { size: 5 }, customdata: axes.map(() => job.id), hoverinfo: "text",
       text: axes.map(() => plain(`${job.label}: ${data.metric} ${shown(job.metrics[data.metric])}`)),
-      opacity: 0.25 + 0.75 * quality(job) ** 2, line: { color: colour("accent"), width: 1 + 2 * quality(job) ** 2, shape: "spline", smoothing: 0.6 },
+      opacity: best(index) ? 1 : 0.25 + 0.5 * index / ordered.length,
+      line: { color: colour(best(index) ? "accent" : "quiet"), width: best(index) ? 2.4 : 1.2, shape: "spline", smoothing: 0.6 },
     })),
     xaxis: { visible: false, range: [-0.35, axes.length - 0.75] }, yaxis: { visible: false, range: [-0.08, 1.2] },
     shapes: axes.map((_, i) => ({ type: "line", x0: i, x1: i, y0: -0.04, y1: 1.04, line: { color: colour("faint"), width: 1 } })),
@@ -345,22 +350,37 @@ plot("parallel-plot", () => {
   };
 }, (point) => { choose(point.customdata); refresh(); $("curves").scrollIntoView({ behavior: "smooth" }); });
 
-/* Costs. */
+/* Costs. Points of a front whose names have room, the best first: where each name stands, or null. */
+function apart(front, all) {
+  const span = [0, 1].map((axis) => Math.max(...all.map((p) => p[axis])) - (axis ? Math.min(...all.map((p) => p[axis])) : 0) || 1);
+  const named = [];
+  const places = front.map(() => null);
+  for (let i = front.length - 1; i >= 0; i--) {
+    const far = (other) => Math.abs(front[i][0] - other[0]) > 0.3 * span[0] || Math.abs(front[i][1] - other[1]) > 0.12 * span[1];
+    if (!named.every(far)) continue;
+    named.push(front[i]);
+    places[i] = front[i][0] > 0.5 * span[0] ? "top left" : "bottom right";
+  }
+  return places;
+}
 function cost(id, key, title, show) {
   if (key === data.metric) return $(id).remove(); // against itself
   plot(id, () => {
     const points = data.settings.filter((s) => known(s.values[data.metric]) !== null && known(s[key]) !== null);
     const front = points.filter((s) => s.front[key]).sort((a, b) => a[key].mean - b[key].mean);
+    const told = (s) => plain(`${s.label}: ${spread(s.values[data.metric])}, ${show(s[key].mean)}`);
     const trace = (some, more) => ({
       x: some.map((s) => s[key].mean), y: some.map((s) => s.values[data.metric].mean), customdata: some.map((s) => s.jobs),
-      text: some.map((s) => plain(`${s.label}: ${spread(s.values[data.metric])}, ${show(s[key].mean)}`)),
-      hovertemplate: "%{text}<extra></extra>", ...more,
+      text: some.map(told), hovertemplate: "%{text}<extra></extra>", ...more,
     });
+    const labelled = apart(front.map((s) => [s[key].mean, s.values[data.metric].mean]), points.map((s) => [s[key].mean, s.values[data.metric].mean]));
     const bars = (some) => ({ type: "data", array: some.map((s) => s.values[data.metric].sd || 0), thickness: 1.2, width: 3 });
     return {
       traces: [
         trace(points, { mode: "markers", marker: { color: colour("quiet"), size: 9 }, error_y: { ...bars(points), color: colour("quiet") } }),
-        trace(front, { mode: "lines+markers", line: { color: colour("accent"), shape: "hv", width: 1.6 }, marker: { color: colour("accent"), size: 10 } }),
+        trace(front, { mode: "lines+markers+text", hovertext: front.map(told), hovertemplate: "%{hovertext}<extra></extra>",
+          text: front.map((s, i) => (labelled[i] ? plain(keys.map((k) => briefly(s.point[k])).join(" ")) : "")),
+          textposition: labelled.map((place) => place || "top center"), textfont: { size: 12 }, cliponaxis: false, line: { color: colour("accent"), shape: "hv", width: 1.6 }, marker: { color: colour("accent"), size: 10 } }),
       ],
       xaxis: { title: { text: title }, rangemode: "tozero" }, yaxis: { title: { text: plain(data.metric) } }, hovermode: "closest",
     };
@@ -371,7 +391,9 @@ cost("size-plot", "parameters", "parameters", shown);
 
 /* What is not finished. */
 const open = data.jobs.filter((job) => job.state !== "finished" && job.state !== "pruned");
-const rest = [...open, ...data.damaged.map((folder) => ({ label: folder.name, state: "damaged", reason: folder.reason }))];
+const broken = data.damaged.map((folder) => ({ label: folder.name, state: "damaged", reason: folder.reason }));
+const waiting = (job) => job.state === "pending";
+const rest = [...open.filter((job) => !waiting(job)), ...broken, ...open.filter(waiting)];
 $("failures-says").textContent = rest.length
   ? "Start the sweep again, and it goes on with these alone; a job by itself runs by its own command."
   : `Every job has finished${data.counts.pruned ? ", or was pruned as hopeless" : ""}.`;

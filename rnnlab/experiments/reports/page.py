@@ -10,7 +10,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from rnnlab.experiments.reports.gather import Report, Spread, command, is_number, measure, ordered, text
+from rnnlab.experiments.reports.gather import (
+    Report,
+    Spread,
+    command,
+    is_number,
+    measure,
+    ordered,
+    reason,
+    text,
+)
 from rnnlab.experiments.sweeps.folder import Job
 from rnnlab.training.loggers import read_metrics
 
@@ -118,8 +127,8 @@ def _job(job: Job, report: Report) -> dict[str, Any]:
         "parameters": job.status.parameters,
         "seconds": round(job.status.seconds, 2) if job.status.seconds else None,
         "attempts": job.status.attempts,
-        "reason": job.status.reason or ("not begun" if job.state == "pending" else ""),
-        "folder": str(job.run),
+        "reason": reason(job),
+        "folder": str(job.run.resolve()),
         "command": command(job, report.sweep.allowed),
         "curves": curves(job),
     }

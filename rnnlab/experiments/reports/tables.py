@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rnnlab.experiments.reports.gather import COSTS, Report, brief, command, number, text
+from rnnlab.experiments.reports.gather import COSTS, Report, brief, command, number, reason, text
 
 SHOWN = 20
 
@@ -45,7 +45,7 @@ def _line(console: Console, message: str) -> None:
 def _table(title: str, columns: list[tuple[str, bool]]) -> Table:
     table = Table(title=Text(title), title_justify="left", title_style="bold", padding=(0, 1))
     for name, right in columns:
-        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
     return table
 
 
@@ -123,10 +123,9 @@ def _unfinished(report: Report, console: Console) -> None:
         return
     table = _table("not finished", [("job", False), ("state", False), ("tries", True), ("why", False)])
     for job in rows:
-        reason = job.status.reason or ("at work" if job.state == "running" else "")
-        table.add_row(*map(Text, (job.label, job.state, str(job.status.attempts), reason)))
-    for folder, reason in report.sweep.damaged:
-        table.add_row(*map(Text, (folder.name, "damaged", "", reason)))
+        table.add_row(*map(Text, (job.label, job.state, str(job.status.attempts), reason(job))))
+    for folder, fault in report.sweep.damaged:
+        table.add_row(*map(Text, (folder.name, "damaged", "", fault)))
     console.print()
     console.print(table)
 
@@ -153,7 +152,7 @@ def write_csv(report: Report, folder: Path) -> list[Path]:
             [job.number, job.id, job.outcome, *(text(job.point.get(key)) for key in axes)]
             + [job.measures.get(name, "") for name in metrics]
             + [job.status.parameters or "", round(job.status.seconds, 3), job.status.attempts]
-            + [job.status.reason or "", str(job.run), command(job, report.sweep.allowed)]
+            + [reason(job), str(job.run), command(job, report.sweep.allowed)]
         )
     written = []
     for name, rows in (("leaderboard", board), ("jobs", jobs)):

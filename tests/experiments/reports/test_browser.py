@@ -71,10 +71,10 @@ def test_a_column_sorts_and_a_job_shows_its_curve(browser: Any, make_sweep) -> N
     assert "14 of 18 finished" in page.find_element("id", "summary").text
     assert column(page, "settings", 2)[:2] == ["lstm", "gru"]
     head(page, "settings", "parameters").click()
-    sizes = [int(text.replace(",", "")) for text in column(page, "settings", 7)]
+    sizes = [int(text.replace(",", "")) for text in column(page, "settings", 6)]
     assert sizes == sorted(sizes) and len(set(sizes)) > 3
     head(page, "settings", "parameters").click()
-    assert [int(text.replace(",", "")) for text in column(page, "settings", 7)] == sizes[::-1]
+    assert [int(text.replace(",", "")) for text in column(page, "settings", 6)] == sizes[::-1]
     assert (
         page.find_element("css selector", "#settings th[aria-sort]").get_attribute("aria-sort")
         == "descending"
@@ -99,6 +99,11 @@ def test_a_column_sorts_and_a_job_shows_its_curve(browser: Any, make_sweep) -> N
     assert len(page.find_elements("css selector", "#details .job")) == 3
     assert page.execute_script("return document.querySelectorAll('.plot .main-svg').length") >= 6
     assert "the loss is nan in epoch 2" in page.find_element("id", "unfinished").text
+    assert "its process ended without a word" in page.find_element("id", "unfinished").text
+    named = page.execute_script(
+        "return document.getElementById('size-plot').data[1].text.filter((text) => text)"
+    )
+    assert named[-1] == "lstm 2"  # the best of the front has its name beside it
     before = page.execute_script("return getComputedStyle(document.body).backgroundColor")
     page.execute_script("document.getElementById('theme').click()")
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") != before
