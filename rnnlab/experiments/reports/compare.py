@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from rnnlab.experiments.sweeps.folder import read_job, read_status
 from rnnlab.training.loggers import read_metrics
 from rnnlab.training.predictions import read_predictions
 
@@ -54,6 +55,8 @@ class Bootstrap:
         high: 97.5th percentile.
         p: how often, two-sided, a resampled difference lies beyond 0; at least 1 / (resamples + 1).
         examples: how many there are.
+
+    All numbers but the last are NaN where an example came to a value that is not finite.
     """
 
     difference: float
@@ -139,14 +142,18 @@ def paired_bootstrap(
         seed: of the drawing.
 
     Raises:
-        ValueError: no examples, or unequally many.
+        ValueError: fewer than two examples, or unequally many.
 
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 13 and 16; pairs of
     systems on one test set, Koehn 2004, "Statistical significance tests for machine translation evaluation".
     """
-    if not len(first) or first.shape != second.shape:
+    if first.shape != second.shape:
         raise ValueError(f"as many examples of both are needed; got {len(first)} and {len(second)}")
+    if len(first) < 2:
+        raise ValueError(f"two or more examples are needed to tell chance; got {len(first)}")
     apart = (second - first).double()
+    if not torch.isfinite(apart).all():
+        return Bootstrap(math.nan, math.nan, math.nan, math.nan, len(apart))
     weights = torch.ones_like(apart) if weights is None else weights.double()
     observed = float((weights * apart).sum() / weights.sum())
     generator = torch.Generator().manual_seed(seed)
@@ -173,7 +180,8 @@ def _refusal(first: Run, other: Run) -> str | None:
     assert first.predictions is not None and other.predictions is not None
     mine, its = first.predictions.keys(), other.predictions.keys()
     if mine == its:
-        return None
+        alone = "one test example alone tells nothing of chance: no paired bootstrap"
+        return alone if len(mine) == 1 else None
     return (
         f"{first.name} and {other.name} were tested on different examples ({len(mine & its)} are the same, "
         f"{len(mine - its)} only in the first, {len(its - mine)} only in the second): no paired bootstrap; "
@@ -204,9 +212,12 @@ def _run_folder(given: str | Path) -> Path:
     folder = Path(given).expanduser()
     if not folder.exists():
         raise FileNotFoundError(f"{given}: there is no such folder")
-    for place in (folder, folder / "run"):
+    job = (folder / "job.yaml").is_file()  # it holds the configuration as planned, and the run beside it
+    for place in (folder / "run",) if job else (folder, folder / "run"):
         if (place / "config.yaml").is_file():
             return place.resolve()
+    if job:
+        raise ValueError(f"{given}: a job of a sweep that has not begun: there is no run to compare")
     if (folder / "sweep.yaml").is_file():
         raise ValueError(
             f"{given}: the folder of a sweep: give its jobs (jobs/ID), or `rnnlab report {given}`"
@@ -215,12 +226,23 @@ def _run_folder(given: str | Path) -> Path:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """The parts of each path that tell it from the others, from the first that differs on."""
+    """What tells each from the others: the points of jobs, else paths from the first part that differs on."""
+    labels = {label for place in places if (label := _label(place)) is not None}
+    if len(labels) == len(places):
+        return [str(_label(place)) for place in places]
     shortest = min(len(place.parts) for place in places)
     shared = 0
     while shared < shortest - 1 and len({place.parts[shared] for place in places}) == 1:
         shared += 1
     return ["/".join(place.parts[shared:]).removesuffix("/run") for place in places]
+
+
+def _label(place: Path) -> str | None:
+    """The point of the job whose run this is."""
+    try:
+        return read_job(place.parent).label if place.name == "run" else None
+    except ValueError:
+        return None
 
 
 def _read(folder: Path, name: str) -> Run:
@@ -241,6 +263,8 @@ def _read(folder: Path, name: str) -> Run:
             metrics = {key: points[-1][1] for key, points in read_metrics(folder / "metrics.csv").items()}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / 'metrics.csv'}: damaged: {error}") from error
+    elif (folder.parent / "status.json").is_file():
+        metrics = read_status(folder.parent).metrics  # a job without a logger
     file = folder / "predictions.csv"
     predictions = read_predictions(file) if file.is_file() else None
     return Run(name, folder, config, kept, metrics, predictions or None)

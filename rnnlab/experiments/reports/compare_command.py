@@ -16,6 +16,9 @@ from rnnlab.experiments.reports.gather import number, text
 if TYPE_CHECKING:
     from rnnlab.experiments.reports.compare import Comparison
 
+# Below so many examples the percentiles of a bootstrap are too close together.
+FEW = 30
+
 HELP = """\
 Put runs side by side: what differs in their configurations and in their measures. Where both kept what they
 made of each test example (callbacks=predictions), a paired bootstrap says how sure a difference is.
@@ -40,8 +43,8 @@ def main(argv: list[str]) -> int:
     folders = [word for word in words if not is_setting(word)]
     own, _ = split_settings([word for word in words if is_setting(word)], ("resamples", "output", "all"), ())
     resamples = own.get("resamples", "5000")
-    if not resamples.isdigit() or int(resamples) < 100:
-        raise ValueError(f"resamples={resamples}: expected an int of at least 100")
+    if not resamples.isdigit() or not 100 <= int(resamples) <= 1_000_000:
+        raise ValueError(f"resamples={resamples}: expected an int from 100 to 1,000,000")
     if own.get("all", "false") not in ("true", "false"):
         raise ValueError(f"all={own['all']}: expected true or false")
     output = Path(own["output"]).expanduser() if "output" in own else None
@@ -70,18 +73,37 @@ def as_json(found: Comparison) -> dict[str, Any]:
 
     return {
         "runs": {run.name: str(run.folder) for run in found.runs},
-        "config": json.loads(json.dumps(rows(found.config), default=str)),
-        "environment": json.loads(json.dumps(rows(found.environment), default=str)),
+        "config": _plain(rows(found.config)),
+        "environment": _plain(rows(found.environment)),
         "metrics": {
-            key: {name: value if math.isfinite(value) else None for name, value in row.items()}
+            key: {name: _finite(value) for name, value in row.items()}
             for key, row in rows(found.metrics).items()
         },
         "paired_bootstrap": {
-            metric: {name: asdict(result) for name, result in by_run.items()}
+            metric: {
+                name: {key: _finite(value) for key, value in asdict(result).items()}
+                for name, result in by_run.items()
+            }
             for metric, by_run in found.bootstraps.items()
         },
         "not_paired": found.refusals,
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """A value of YAML in JSON's own types: dates, infinities and the like as text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    known = (
+        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    )
+    return value if known else str(value)
 
 
 def _write_csv(found: Comparison, file: Path) -> None:
@@ -130,6 +152,9 @@ def _print(found: Comparison, everything: bool) -> None:
     console.print()
     tested = {key: row for key, row in found.metrics.items() if key.startswith("test/")}
     shown = found.metrics if everything or not tested else tested
+    if not shown:
+        console.print("measures: the runs have logged none")
+        return
     table = Table(title="measures", title_justify="left", title_style="bold", padding=(0, 1))
     for name in ("", *names):
         table.add_column(Text(name), overflow="fold", justify="right" if name else "left")
@@ -145,13 +170,19 @@ def _print(found: Comparison, everything: bool) -> None:
             cells.append("-" if math.isnan(apart) else f"{apart:+.4g}")
             if any(name in by_run for by_run in found.bootstraps.values()):
                 result = found.bootstraps.get(key, {}).get(name)
-                cells += (
-                    [f"{result.low:+.4g} to {result.high:+.4g}", f"{result.p:.2g}"] if result else ["", ""]
-                )
+                if result is None or math.isnan(result.p):
+                    cells += ["", "" if result is None else "not finite"]
+                else:
+                    cells += [f"{result.low:+.4g} to {result.high:+.4g}", f"{result.p:.2g}"]
         table.add_row(*map(Text, cells))
     console.print(table)
     examples = {r.examples for by_run in found.bootstraps.values() for r in by_run.values()}
     if examples:
-        console.print(f"paired bootstrap over {max(examples):,} test examples; p is two-sided")
-    for refusal in found.refusals.values():
+        few = "; so few that the range is too narrow and p too small" if max(examples) < FEW else ""
+        console.print(f"paired bootstrap over {max(examples):,} test examples; p is two-sided{few}")
+    if all(run.predictions is None for run in found.runs):
+        told = "no run kept its predictions (callbacks=predictions keeps them): no paired bootstrap"
+        console.print(told, soft_wrap=True)
+        return
+    for refusal in dict.fromkeys(found.refusals.values()):
         console.print(refusal, markup=False, soft_wrap=True)

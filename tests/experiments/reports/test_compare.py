@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from rnnlab import cli
 from rnnlab.experiments.reports.compare import compare, flatten, paired_bootstrap
+from rnnlab.experiments.sweeps.folder import Job, Status, write_status
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_only_what_differs_is_shown(make_run, capsys: pytest.CaptureFixture[str]
     assert cli.main(["compare", *map(str, runs)]) == 0
     out = capsys.readouterr().out
     assert "model.num_layers" in out and "hidden_size" not in out and "+0.01" in out
-    assert "packages.torch" in out and "kept no predictions (callbacks=predictions keeps them)" in out
+    assert "packages.torch" in out and "no run kept its predictions (callbacks=predictions keeps them)" in out
     assert "val/loss" not in out
 
 
@@ -91,6 +93,43 @@ def test_weights_count() -> None:
     assert found.difference == pytest.approx(0.75)
     with pytest.raises(ValueError, match="got 2 and 3"):
         paired_bootstrap(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match="two or more examples"):
+        paired_bootstrap(torch.zeros(1), torch.ones(1))
+
+
+def test_the_interval_is_that_of_the_normal_law_where_that_holds() -> None:
+    """Many examples, known variance: the mean differs by d +- 1.96 s / sqrt(N), and the seed fixes it."""
+    apart = torch.randn(4000, generator=torch.Generator().manual_seed(1)).double()
+    found = paired_bootstrap(torch.zeros(4000), 0.05 + apart)
+    error = float(apart.std()) / 4000**0.5
+    assert found.difference == pytest.approx(0.05 + float(apart.mean()), abs=1e-6)
+    assert found.low == pytest.approx(found.difference - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(found.difference + 1.96 * error, abs=0.1 * error)
+    normal = math.erfc(abs(found.difference) / error / 2**0.5)
+    assert found.p == pytest.approx(normal, rel=0.5, abs=2e-3)
+    assert found == paired_bootstrap(torch.zeros(4000), 0.05 + apart)
+    assert found != paired_bootstrap(torch.zeros(4000), 0.05 + apart, seed=1)
+
+
+def test_what_is_not_finite_is_no_certainty(
+    make_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run("a", 1, [1.0, math.nan, 0.0]), make_run("b", 2, [1.0, 1.0, 1.0], clip=math.inf)]
+    result = compare(runs).bootstraps["test/accuracy"]["b"]
+    assert math.isnan(result.p) and math.isnan(result.low) and result.examples == 3
+    assert cli.main(["compare", *map(str, runs), f"output={tmp_path / 'x.json'}"]) == 0
+    assert "not finite" in capsys.readouterr().out
+    content = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert content["paired_bootstrap"]["test/accuracy"]["b"]["p"] is None
+    assert content["config"]["model.clip"] == {"a": None, "b": "inf"}
+
+
+def test_few_examples_are_told(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run("a", 1, [0.0] * 5), make_run("b", 2, [1.0] * 5)]
+    assert cli.main(["compare", *map(str, runs)]) == 0
+    assert "so few that the range is too narrow" in capsys.readouterr().out
+    lone = [make_run("c", 3, [0.0]), make_run("d", 4, [1.0])]
+    assert "one test example alone" in compare(lone).refusals["d"]
 
 
 def test_different_test_sets_are_not_paired(make_run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +168,22 @@ def test_jobs_of_a_sweep_are_runs(make_run, tmp_path: Path) -> None:
     assert [run.name for run in found.runs] == ["x", "y"]
 
 
+def test_jobs_are_told_by_their_points_and_measured_by_their_runs(make_run, tmp_path: Path) -> None:
+    for name, point in (("x", {"cell": "gru"}), ("y", {"cell": "lstm"}), ("z", {"cell": "rnn"})):
+        job = Job(tmp_path / "jobs" / name, name, 0, [f"cell={point['cell']}"], point, "code")
+        job.write()
+        (job.folder / "config.yaml").write_text("seed: 7\n", encoding="utf-8")  # as it was planned
+        write_status(job.folder, Status("finished", 1, metrics={"test/accuracy": 0.9}))
+        if name != "z":
+            make_run(f"jobs/{name}/run", ord(name))
+    (tmp_path / "jobs" / "y" / "run" / "metrics.csv").unlink()  # logger=none
+    found = compare([tmp_path / "jobs" / "x", tmp_path / "jobs" / "y"])
+    assert [run.name for run in found.runs] == ["cell=gru", "cell=lstm"]
+    assert found.metrics["test/accuracy"] == [pytest.approx(0.5 + ord("x") / 100), 0.9]
+    with pytest.raises(ValueError, match="has not begun"):
+        compare([tmp_path / "jobs" / "x", tmp_path / "jobs" / "z"])
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -137,7 +192,7 @@ def test_jobs_of_a_sweep_are_runs(make_run, tmp_path: Path) -> None:
         (["{run}", "nowhere"], "no such folder"),
         (["{run}", "{here}"], "not the folder of a run: it has no config.yaml"),
         (["{run}", "{broken}"], "config.yaml: damaged"),
-        (["{run}", "{run}", "resamples=3"], "at least 100"),
+        (["{run}", "{run}", "resamples=3"], "from 100 to 1,000,000"),
         (["{run}", "{run}", "output=x.txt"], "ends in .json or .csv"),
     ],
 )
