@@ -36,6 +36,7 @@ class Job:
     targets: tuple[str, ...]
     strategies: tuple[str, ...]
     precision: str
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ def compile_command(words: Sequence[str]) -> int:
         "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument(
+        "--again", action="store_true", help="compile what an earlier run on this machine has compiled too"
+    )
     given = parser.parse_args(list(words))
     jobs = _jobs(given)
     rows: list[Row] = []
@@ -128,7 +132,7 @@ def _jobs(given: argparse.Namespace) -> list[Job]:
     strategies = _names(given.strategies, STRATEGIES, "strategy")
     sizes = [int(size) for size in given.sizes.split(",")]
     return [
-        Job(cell, size, dtype, targets, strategies, given.precision)
+        Job(cell, size, dtype, targets, strategies, given.precision, given.again)
         for cell in cells
         for size in sizes
         for dtype in dtypes
@@ -199,7 +203,9 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
     rejected: list[str] = []
 
     def compiled(config: Config) -> list[Resources]:
-        made[config] = compile_config(program, dtype, config, target, precision=job.precision)  # type: ignore[arg-type]
+        made[config] = compile_config(
+            program, dtype, config, target, precision=job.precision, cached=not job.again
+        )
         return made[config]
 
     def reject(config: Config) -> str | None:
