@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -203,8 +203,9 @@ def _compile(job: Job, program: Program, dtype: torch.dtype, target: str, strate
     rejected: list[str] = []
 
     def compiled(config: Config) -> list[Resources]:
+        precision: Any = job.precision
         made[config] = compile_config(
-            program, dtype, config, target, precision=job.precision, cached=not job.again
+            program, dtype, config, target, precision=precision, cached=not job.again
         )
         return made[config]
 
