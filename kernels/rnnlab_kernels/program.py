@@ -444,7 +444,23 @@ def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Te
 
 
 def contract_all(
-    contractions: Sequence[Contraction], lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
+    contractions: Sequence[Contraction],
+    lefts: Sequence[Tensor | None],
+    rights: Sequence[Tensor],
+    rows: Tensor | None = None,
 ) -> list[Tensor]:
-    """Several parameters' gradients: a backend may find those that share a factor together."""
-    return [contract(*item) for item in zip(contractions, lefts, rights, strict=True)]
+    """Several parameters' gradients: a backend may find those that share a factor together.
+
+    `rows` are the places in [T*B] that are summed up, in order; all of them where None.
+    """
+    taken: dict[int, Tensor] = {}
+
+    def take(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or rows is None:
+            return tensor
+        if id(tensor) not in taken:
+            taken[id(tensor)] = tensor.flatten(0, 1).index_select(0, rows)[:, None]
+        return taken[id(tensor)]
+
+    factors = zip(contractions, map(take, lefts), map(take, rights), strict=True)
+    return [contract(contraction, left, right) for contraction, left, right in factors if right is not None]

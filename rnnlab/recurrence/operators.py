@@ -211,7 +211,11 @@ class _Backward:
             target = contraction.parameter, contraction.start if part else None
             sums.setdefault(replace(contraction, parameter=0, start=0), []).append(target)
         self.sums = list(sums)
-        self.operands = [(contraction.left, contraction.right) for contraction in sums]
+        # Each operand once, so that a backend sees which contractions share it.
+        operands = (o for contraction in sums for o in (contraction.left, contraction.right))
+        self.factors = list(dict.fromkeys(o for o in operands if o is not None))
+        places = {operand: place for place, operand in enumerate(self.factors)}
+        self.operands = [(None if s.left is None else places[s.left], places[s.right]) for s in sums]
         self.targets = list(sums.values())
 
 
@@ -240,14 +244,12 @@ def _execute_adjoint(
     found: list[Tensor | None] = [None] * len(inputs)
     for i, output, once in plan.rows:
         found[i] = stored[output].sum(0) if once else stored[output]
-    rows = None if lengths is None else _Rows(lengths, like.shape[0])
-    lefts: list[Tensor | None] = []
-    rights: list[Tensor] = []
-    for left, right in plan.operands:
-        lefts.append(None if left is None else _operand(left, feeds, stored, rows))
-        rights.append(_operand(right, feeds, stored, rows))
+    rows = None if lengths is None else _valid(lengths, like.shape[0])
+    factors = [_operand(operand, feeds, stored) for operand in plan.factors]
+    lefts = [None if left is None else factors[left] for left, _ in plan.operands]
+    rights = [factors[right] for _, right in plan.operands]
     together = getattr(run, "contract_all", contract_all)
-    for part, targets in zip(together(plan.sums, lefts, rights), plan.targets, strict=True):
+    for part, targets in zip(together(plan.sums, lefts, rights, rows), plan.targets, strict=True):
         for i, start in targets:
             so_far = found[i]
             if start is not None:
@@ -260,29 +262,16 @@ def _execute_adjoint(
     return found, states
 
 
-def _operand(
-    operand: Operand, feeds: Sequence[Tensor], stored: Sequence[Tensor], rows: _Rows | None
-) -> Tensor:
+def _operand(operand: Operand, feeds: Sequence[Tensor], stored: Sequence[Tensor]) -> Tensor:
     """What a contraction reads."""
     tensor = (feeds if operand.source == "input" else stored)[operand.index]
-    if rows is not None:
-        tensor = rows.take(tensor, (operand.source, operand.index))
     return tensor if operand.width is None else tensor.narrow(2, operand.start, operand.width)
 
 
-class _Rows:
-    """The rows of whole sequences that are no padding: what a contraction sums."""
-
-    def __init__(self, lengths: Tensor, length: int) -> None:
-        steps = torch.arange(length, device=lengths.device)
-        self.index = (steps[:, None] < lengths).flatten().nonzero().squeeze(1)
-        self.taken: dict[Any, Tensor] = {}
-
-    def take(self, tensor: Tensor, operand: Any) -> Tensor:
-        found = self.taken.get(operand)
-        if found is None:
-            found = self.taken[operand] = tensor.flatten(0, 1).index_select(0, self.index)[:, None]
-        return found
+def _valid(lengths: Tensor, length: int) -> Tensor:
+    """The places in [T*B] that are no padding: what a contraction sums up."""
+    steps = torch.arange(length, device=lengths.device)
+    return (steps[:, None] < lengths).flatten().nonzero().squeeze(1)
 
 
 def _save(

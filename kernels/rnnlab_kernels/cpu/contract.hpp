@@ -5,13 +5,24 @@
 constexpr long DEPTH = 128;  // rows of the sequences at a time: a panel of them stays in L1, and the factors in L2
 constexpr long PANEL = 4;    // vectors of columns
 constexpr long PANELS = 8;   // packed at a time
+constexpr long STRIP = 8;    // vectors of columns whose sums are kept at once
 
 // result[M, N] = left[T*B, M]^T right[T*B, N], and, where wanted, the column sums of left.
 struct Factor { Steps steps; long width; S* result; };
 
-struct Contraction {
-  long T, B;
+// What is summed up: `count` rows of sequences.
+struct Sum {
+  long count, B;
+  const int64_t* rows;  // their places in [T*B], or nothing where they are all of them
   int threads;
+
+  const STORED* at(const Steps& steps, long k) const {
+    const long place = rows ? rows[k] : k;
+    return steps.at(place / B, place % B);
+  }
+};
+
+struct Contraction : Sum {
   Factor left;    // its result: the column sums, or nothing
   long rights;
   const Factor* right;
@@ -20,24 +31,27 @@ struct Contraction {
   long memory_bytes;
 };
 
+// By halves, so that rounding errors do not pile up.
+INLINE V sum_rows(const V* rows) {
+  V half[VL / 2];
+  for (long r = 0; r < VL / 2; r++) half[r] = rows[r] + rows[r + VL / 2];
+  for (long step = VL / 4; step > 0; step /= 2)
+    for (long r = 0; r < step; r++) half[r] = half[r] + half[r + step];
+  return half[0];
+}
+
 // Rows [k, k + deep) of the sequence, columns [from, until), transposed: to[column][row].
 static void turn_over(S* to, long ld, const Contraction& job, long k, long deep, long from, long until, S* sums) {
   const Steps& steps = job.left.steps;
   for (long i = 0; i < deep; i += VL) {
     const STORED* at[VL];
     const long n = deep - i < VL ? deep - i : VL;
-    for (long r = 0; r < n; r++) at[r] = steps.at((k + i + r) / job.B, (k + i + r) % job.B);
+    for (long r = 0; r < n; r++) at[r] = job.at(steps, k + i + r);
     for (long m = from; m < until; m += VL) {
       V rows[VL];
       const long wide = until - m < VL ? until - m : VL;
       for (long r = 0; r < VL; r++) rows[r] = r < n ? load(at[r] + m, wide) : V{};
-      if (sums) {  // by halves, so that rounding errors do not pile up
-        V half[VL / 2];
-        for (long r = 0; r < VL / 2; r++) half[r] = rows[r] + rows[r + VL / 2];
-        for (long step = VL / 4; step > 0; step /= 2)
-          for (long r = 0; r < step; r++) half[r] = half[r] + half[r + step];
-        store(sums + m - from, load(sums + m - from, wide) + half[0], wide);
-      }
+      if (sums) store(sums + m - from, load(sums + m - from, wide) + sum_rows(rows), wide);
       transpose(rows);
       for (long r = 0; r < wide; r++) store(to + (m - from + r) * ld + i, rows[r]);
     }
@@ -45,16 +59,15 @@ static void turn_over(S* to, long ld, const Contraction& job, long k, long deep,
 }
 
 // Rows [k, k + deep) of the sequence, columns [n, n + wide), as panels side by side. Whole rows are read, in order.
-static void pack_rows(S* panel, const Steps& steps, long B, long k, long deep, long n, long wide) {
+static void pack_rows(S* panel, const Contraction& job, const Steps& steps, long k, long deep, long n, long wide) {
   const long full = wide / (PANEL * VL) * (PANEL * VL), rest = vectors(wide - full);
-  for (long r = 0, t = k / B, b = k % B; r < deep; r++) {
-    const STORED* p = steps.at(t, b) + n;
+  for (long r = 0; r < deep; r++) {
+    const STORED* p = job.at(steps, k + r) + n;
     for (long j = 0; j < full; j += PANEL * VL)
       for (long v = 0; v < PANEL; v++)
         store(panel + j * deep + (r * PANEL + v) * VL, load(p + j + v * VL, VL));
     for (long v = 0; v < rest; v++)
       store(panel + full * deep + (r * rest + v) * VL, load(p + full + v * VL, wide - full - v * VL));
-    if (++b == B) b = 0, t++;
   }
 }
 
@@ -79,7 +92,7 @@ static void add_product(const S* turned, long ld, const S* panel, long deep, con
 
 static void contract_part(void* context, int thread) {
   const Contraction& job = *(const Contraction*)context;
-  const long depth = job.T * job.B, M = job.left.width;
+  const long depth = job.count, M = job.left.width;
   const long units = (M + VL - 1) / VL;
   long from = 0, until = M;
   if (!job.by_columns) {
@@ -109,7 +122,7 @@ static void contract_part(void* context, int thread) {
       for (long block = first; block < last; block += PANELS) {
         const long n = block * PANEL * VL, end = last * PANEL * VL < right.width ? last * PANEL * VL : right.width;
         const long wide = end - n < PANELS * PANEL * VL ? end - n : PANELS * PANEL * VL;
-        pack_rows(panel, right.steps, job.B, k, deep, n, wide);
+        pack_rows(panel, job, right.steps, k, deep, n, wide);
         for (long at = 0; at < wide; at += PANEL * VL)
           add_product(turned, ld, panel + at * deep, deep, right, from, height, n + at,
                       wide - at < PANEL * VL ? wide - at : PANEL * VL, k > 0, tile);
@@ -118,23 +131,24 @@ static void contract_part(void* context, int thread) {
   }
 }
 
-// arguments: T, B, threads, then address, step stride, row stride, width and result of the left factor, then the
+static Sum sum_of(const int64_t* a, int threads) { return {(long)a[0], (long)a[1], (const int64_t*)a[3], threads}; }
+
+// arguments: count, B, threads, rows, then address, step stride, row stride, width and result of the left factor, then the
 // number of right factors and the same for each.
 static int contract(const int64_t* a, int threads) {
   Contraction job{};
-  job.T = a[0];
-  job.B = a[1];
+  static_cast<Sum&>(job) = sum_of(a, threads);
   const auto factor = [](const int64_t* f) { return Factor{{(STORED*)f[0], (long)f[1], (long)f[2]}, (long)f[3], (S*)f[4]}; };
-  job.left = factor(a + 3);
-  job.rights = a[8];
+  job.left = factor(a + 4);
+  job.rights = a[9];
   Factor rights[64];
   long columns = 0;
   for (long i = 0; i < job.rights; i++) {
-    rights[i] = factor(a + 9 + 5 * i);
+    rights[i] = factor(a + 10 + 5 * i);
     columns += rights[i].width;
   }
   job.right = rights;
-  job.threads = job.T * job.B * job.left.width * (columns + 1) < 100000 ? 1 : threads;
+  if (job.count * job.left.width * (columns + 1) < 100000) job.threads = 1;
   job.by_columns = vectors(job.left.width) < 2 * job.threads && columns >= 2 * PANEL * VL * job.threads;
   Arena count{nullptr, 0};
   const long height = job.left.width + 2 * VL;
@@ -147,4 +161,54 @@ static int contract(const int64_t* a, int threads) {
   const bool done = job.threads > 1 ? team(contract_part, &job, job.threads) : (contract_part(&job, 0), true);
   give_memory(job.memory);
   return done ? 0 : contract(a, 1);
+}
+
+struct ColumnSums : Sum {
+  Steps left, right;  // no left: the sums of right alone
+  long width;
+  S* result;
+};
+
+static void sum_columns(void* context, int thread) {
+  const ColumnSums& job = *(const ColumnSums*)context;
+  const long units = vectors(job.width), from = units * thread / job.threads * VL;
+  const long last = units * (thread + 1) / job.threads * VL, until = last < job.width ? last : job.width;
+  for (long m = from; m < until; m += STRIP * VL) {
+    V total[STRIP], block[STRIP];
+    for (long v = 0; v < STRIP; v++) total[v] = block[v] = V{};
+    for (long k = 0; k < job.count; k += VL) {
+      const long n = job.count - k < VL ? job.count - k : VL;
+      const STORED *left[VL], *right[VL];
+      for (long r = 0; r < n; r++) {
+        right[r] = job.at(job.right, k + r) + m;
+        left[r] = job.left.p ? job.at(job.left, k + r) + m : nullptr;
+      }
+      for (long v = 0; v < STRIP && m + v * VL < until; v++) {
+        const long j = v * VL, wide = until - m - j;
+        V rows[VL];
+        for (long r = 0; r < VL; r++) {
+          rows[r] = r < n ? load(right[r] + j, wide) : V{};
+          if (r < n && job.left.p) rows[r] = rows[r] * load(left[r] + j, wide);
+        }
+        block[v] = block[v] + sum_rows(rows);
+        if ((k + VL) % DEPTH == 0 || k + VL >= job.count) total[v] = total[v] + block[v], block[v] = V{};
+      }
+    }
+    for (long v = 0; v < STRIP && m + v * VL < until; v++) store(job.result + m + v * VL, total[v], until - m - v * VL);
+  }
+}
+
+// arguments: count, B, threads, rows, then address, step stride and row stride of the right and of the left factor
+// (0 where there is none), their width, and the result.
+static int column_sums(const int64_t* a, int threads) {
+  ColumnSums job{};
+  static_cast<Sum&>(job) = sum_of(a, threads);
+  job.right = {(STORED*)a[4], (long)a[5], (long)a[6]};
+  job.left = {(STORED*)a[7], (long)a[8], (long)a[9]};
+  job.width = a[10];
+  job.result = (S*)a[11];
+  if (job.threads > vectors(job.width)) job.threads = (int)vectors(job.width);
+  if (job.count * job.width < 50000) job.threads = 1;
+  if (job.threads == 1) return sum_columns(&job, 0), 0;
+  return team(sum_columns, &job, job.threads) ? 0 : column_sums(a, 1);
 }

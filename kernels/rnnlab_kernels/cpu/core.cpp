@@ -52,3 +52,6 @@ EXPORT int rnnlab_run(const void* program, const int64_t* arguments) {
 
 // See contract() for the arguments.
 EXPORT int rnnlab_contract(const int64_t* arguments) { return contract(arguments, (int)arguments[2]); }
+
+// See column_sums() for the arguments.
+EXPORT int rnnlab_column_sums(const int64_t* arguments) { return column_sums(arguments, (int)arguments[2]); }

@@ -17,13 +17,9 @@ from torch import Tensor
 
 from rnnlab_kernels.cpu import cache, codegen, toolchain
 from rnnlab_kernels.cpu.microkernels import micro_kernels
-from rnnlab_kernels.program import Contraction, Program
-from rnnlab_kernels.program import contract as reference_contract
+from rnnlab_kernels.program import Program
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-
-MOST_PRODUCTS = 64
-"""How many products with one factor are found together."""
 
 _forked = False
 
@@ -70,84 +66,12 @@ def run(
     return kernel(inputs, states, lengths=lengths, resets=resets, reverse=reverse)
 
 
-def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor:
-    """A parameter's gradient from whole sequences [T, B, width]."""
-    return contract_all([contraction], [left], [right])[0]
-
-
-def contract_all(
-    contractions: Sequence[Contraction], lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
-) -> list[Tensor]:
-    """Several parameters' gradients from sequences [T, B, width]; those of one factor are found together."""
-    results: list[Tensor | None] = [None] * len(contractions)
-    groups: dict[int, _Group] = {}
-    for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
-        if contraction.kind == "product" or right.dtype == torch.bfloat16:
-            results[number] = reference_contract(contraction, left, right)
-        elif contraction.kind == "outer":
-            assert left is not None
-            first, second = (right, left) if contraction.transposed else (left, right)
-            group = groups.setdefault(id(first), _Group(first))
-            if len(group.products) == MOST_PRODUCTS:
-                results[number] = reference_contract(contraction, left, right)
-                continue
-            result = results[number] = first.new_empty(first.shape[2], second.shape[2])
-            group.products.append((second, result))
-    for number, right in enumerate(rights):
-        if results[number] is None:
-            total = right.new_empty(right.shape[2])
-            group = groups.get(id(right), _Group(right))
-            if not group.products or group.total is not None:
-                total = right.sum((0, 1))
-            else:
-                group.total = total
-            results[number] = total
-    for group in groups.values():
-        group.run()
-    return [result for result in results if result is not None]
-
-
-class _Group:
-    """The products of one factor with others, and its own column sums."""
-
-    def __init__(self, factor: Tensor) -> None:
-        self.factor = factor
-        self.total: Tensor | None = None
-        self.products: list[tuple[Tensor, Tensor]] = []
-
-    def run(self) -> None:
-        first = self.factor
-        T, B, width = first.shape
-        if T * B == 0:
-            for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
-                tensor.zero_()
-            return
-        keep: list[Tensor] = []
-        factor = _rows(first, keep)
-        total = 0 if self.total is None else self.total.data_ptr()
-        arguments = [
-            T,
-            B,
-            _threads(),
-            factor.data_ptr(),
-            *factor.stride()[:2],
-            width,
-            total,
-            len(self.products),
-        ]
-        for other, result in self.products:
-            other = _rows(other, keep)
-            arguments += (other.data_ptr(), *other.stride()[:2], other.shape[2], result.data_ptr())
-        packed = array("q", arguments)
-        if _routines(first.dtype).rnnlab_contract(packed.buffer_info()[0]):
-            raise MemoryError("the CPU backend found no memory for its buffers")
-
-
-def _threads() -> int:
+def threads() -> int:
+    """How many threads a kernel may take."""
     return 1 if _forked else torch.get_num_threads()
 
 
-def _rows(tensor: Tensor, keep: list[Tensor]) -> Tensor:
+def row_by_row(tensor: Tensor, keep: list[Tensor]) -> Tensor:
     """The tensor with the columns of a row side by side, kept alive in `keep`."""
     if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
         tensor = tensor.contiguous()
@@ -175,9 +99,9 @@ def build_many(programs: Sequence[Program], dtype: torch.dtype, *, optimised: bo
         toolchain.compile_object(text, path, openmp=False, optimised=optimised)
 
     library = cache.load(_key(text if optimised else f"// -O0\n{text}"), make)
-    routines = _routines(dtype)
+    shared = routines(dtype)
     return [
-        Kernel(program, dtype, _address(library, f"rnnlab_program{number}"), routines)
+        Kernel(program, dtype, _address(library, f"rnnlab_program{number}"), shared)
         for number, program in enumerate(programs)
     ]
 
@@ -189,7 +113,7 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 
 
 @cache_result
-def _routines(dtype: torch.dtype) -> ctypes.CDLL:
+def routines(dtype: torch.dtype) -> ctypes.CDLL:
     """The routines that all Programs share, for one dtype."""
     real, stored = codegen.STORE_TYPES[NAMES[dtype]]
     body = (toolchain.HERE / "core.cpp").read_text().replace("#include MICRO_KERNELS\n", micro_kernels())
@@ -197,8 +121,9 @@ def _routines(dtype: torch.dtype) -> ctypes.CDLL:
     library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
     library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.rnnlab_run.restype = ctypes.c_int
-    library.rnnlab_contract.argtypes = [ctypes.c_void_p]
-    library.rnnlab_contract.restype = ctypes.c_int
+    for function in (library.rnnlab_contract, library.rnnlab_column_sums):
+        function.argtypes = [ctypes.c_void_p]
+        function.restype = ctypes.c_int
     return library
 
 
@@ -225,9 +150,9 @@ _KINDS = {"step": _Kind.STEP, "sequence": _Kind.SEQUENCE, "call": _Kind.VECTOR}
 class Kernel:
     """A compiled Program. Calling it does what `interpret` does."""
 
-    def __init__(self, program: Program, dtype: torch.dtype, address: int, routines: ctypes.CDLL) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype, address: int, shared: ctypes.CDLL) -> None:
         self.program, self.dtype = program, dtype
-        self.address, self.routines = address, routines
+        self.address, self.routines = address, shared
         self.carried = torch.float32 if dtype == torch.bfloat16 else dtype
         self.kinds = [_Kind.MATRIX if i.is_matrix else _KINDS[i.per] for i in program.inputs]
         self.output_widths = [output.width for output in program.outputs]
@@ -252,7 +177,7 @@ class Kernel:
         first, reached = inputs[self.steps], reverse != self.program.adjoint
         T, B = first.shape[:2]
         keep: list[Tensor] = []
-        arguments = [T, B, _threads(), reached]
+        arguments = [T, B, threads(), reached]
         if lengths is not None:
             lengths = lengths.to("cpu", torch.int64).contiguous()
         if resets is not None:
@@ -274,7 +199,7 @@ class Kernel:
                 strides = (0, 0)
             arguments += (tensor.data_ptr(), strides[0], strides[1])
         for state in states:
-            row = _rows(state if state.dtype is self.carried else state.to(self.carried), keep)
+            row = row_by_row(state if state.dtype is self.carried else state.to(self.carried), keep)
             arguments += (row.data_ptr(), 0, row.stride(0) if row.shape[0] == B else 0)
         outputs = self._outputs(first, lengths is None and resets is None, reached, arguments)
         finals = [first.new_empty((B, width), dtype=self.carried) for width in self.widths]

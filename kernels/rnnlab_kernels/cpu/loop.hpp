@@ -121,6 +121,19 @@ struct Rows {
       put_row(state_row(call.final[s], row(r)), c.cur[s] + at, more, p.state_widths[s]);
     }
   }
+  // How many steps from `begin` on make a chunk. Its buffers have room for so many of all rows; where few still run,
+  // it has more steps, so that it does not read the weights for less.
+  long chunk(long begin, long steps) const {
+    const long left = call.T - begin;
+    if (!call.lengths) return left < steps ? left : steps;
+    const long room = call.most_rows() * steps;
+    long count = 0;
+    for (long total = 0; count < left && count < MOST_STEPS; count++) {
+      total += running(time(begin + count));
+      if (total > room) break;
+    }
+    return count;
+  }
   // Lists the virtual rows of a chunk, and clears what lies past a row's length. Returns how many there are.
   long list(long begin, long count, long* offsets) {
     long total = 0;
@@ -175,8 +188,8 @@ struct Rows {
       for (long r = active > r0 ? active : r0; r < r1; r++) leave(r);
     const long steps = call.chunk_steps(call.most_rows());
     long offsets[MOST_STEPS + 1];
-    for (long begin = 0; begin < call.T; begin += steps) {
-      const long count = call.T - begin < steps ? call.T - begin : steps;
+    for (long begin = 0, count; begin < call.T; begin += count) {
+      count = chunk(begin, steps);
       const long total = list(begin, count, offsets);
       if (total) p.pre(c, 0, total);
       for (long i = 0; i < count; i++) step(time(begin + i), offsets[i], offsets[i + 1] - offsets[i]);

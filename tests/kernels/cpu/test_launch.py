@@ -178,8 +178,9 @@ def test_nothing_to_do(T, B):
     N=st.sampled_from((1, 7, 64, 150)),
     threads=st.sampled_from((1, 2)),
     dtype=st.sampled_from((torch.float64, torch.bfloat16)),
+    some=st.booleans(),
 )
-def test_contractions(T, B, K, N, threads, dtype):
+def test_contractions(T, B, K, N, threads, dtype, some):
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(T)
     left, right = (torch.randn(B, T, w, generator=generator).to(dtype).transpose(0, 1) for w in (K, N))
@@ -191,10 +192,30 @@ def test_contractions(T, B, K, N, threads, dtype):
         (Contraction("outer", 2, place, place), left, right),
         (Contraction("sum", 3, None, place), None, right),
         (Contraction("product", 4, place, place), shifted, right),
+        (Contraction("sum", 5, None, place), None, left),
     ]
-    found = cpu.contract_all([c for c, _, _ in cases], [a for _, a, _ in cases], [b for _, _, b in cases])
+    rows = (torch.rand(T * B, generator=generator) < 0.5).nonzero().squeeze(1) if some else None
+    summed = slice(None) if rows is None else rows
+
+    def valid(tensor: Tensor | None) -> Tensor | None:
+        """The rows that are summed up; what stands in the others must not matter."""
+        return None if tensor is None else tensor.flatten(0, 1)[summed][:, None].double()
+
+    def spoilt(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or rows is None:
+            return tensor
+        kept = torch.zeros(T * B, 1, dtype=torch.bool).index_fill_(0, rows, True).view(T, B, 1)
+        return torch.where(kept, tensor, float("nan"))
+
+    factors = {id(t): spoilt(t) for t in (left, right, shifted)} | {id(None): None}
+    found = cpu.contract_all(
+        [c for c, _, _ in cases],
+        [factors[id(a)] for _, a, _ in cases],
+        [factors[id(b)] for _, _, b in cases],
+        rows,
+    )
     for (contraction, a, b), result in zip(cases, found, strict=True):
-        expected = contract(contraction, None if a is None else a.double(), b.double())
+        expected = contract(contraction, valid(a), valid(b))
         tolerance = 1e-10 if dtype == torch.float64 else 0.05
         torch.testing.assert_close(
             result.double(), expected, rtol=tolerance, atol=tolerance * (T * B + 1) ** 0.5

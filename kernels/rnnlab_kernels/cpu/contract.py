@@ -1,0 +1,116 @@
+"""Parameters' gradients on the CPU: sums over whole sequences [T, B, width], once the adjoint loop is over.
+
+Legend: T time, B batch.
+"""
+
+from array import array
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rnnlab_kernels.cpu.launch import routines, row_by_row, threads
+from rnnlab_kernels.program import Contraction
+from rnnlab_kernels.program import contract_all as reference_contract_all
+
+MOST_PRODUCTS = 64
+"""How many products with one factor are found together."""
+
+
+def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor:
+    """A parameter's gradient from whole sequences [T, B, width]."""
+    return contract_all([contraction], [left], [right])[0]
+
+
+def contract_all(
+    contractions: Sequence[Contraction],
+    lefts: Sequence[Tensor | None],
+    rights: Sequence[Tensor],
+    rows: Tensor | None = None,
+) -> list[Tensor]:
+    """Several parameters' gradients from sequences [T, B, width]; those of one factor are found together.
+
+    `rows` are the places in [T*B] that are summed up; all of them where None.
+    """
+    if rights and rights[0].dtype == torch.bfloat16:
+        return reference_contract_all(contractions, lefts, rights, rows)
+    results: list[Tensor | None] = [None] * len(contractions)
+    groups: dict[int, _Group] = {}
+    todo: list[_Group] = []
+    for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
+        if contraction.kind == "outer":
+            assert left is not None
+            first, second = (right, left) if contraction.transposed else (left, right)
+            group = groups.get(id(first))
+            if group is None or len(group.products) == MOST_PRODUCTS:
+                group = groups[id(first)] = _Group(first, rows)
+                todo.append(group)
+            result = results[number] = first.new_empty(first.shape[2], second.shape[2])
+            group.products.append((second, result))
+    for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
+        if contraction.kind != "outer":
+            total = results[number] = right.new_empty(right.shape[2])
+            group = groups.get(id(right))
+            if left is None and group is not None and group.total is None:
+                group.total = total
+            else:
+                _column_sums(left, right, rows, total)
+    for group in todo:
+        group.run()
+    return [result for result in results if result is not None]
+
+
+class _Group:
+    """The products of one factor with others, and its own column sums."""
+
+    def __init__(self, factor: Tensor, rows: Tensor | None) -> None:
+        self.factor, self.rows = factor, rows
+        self.total: Tensor | None = None
+        self.products: list[tuple[Tensor, Tensor]] = []
+
+    def run(self) -> None:
+        first, keep = self.factor, list[Tensor]()
+        arguments = _begin(first, self.rows)
+        if arguments is None:
+            for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
+                tensor.zero_()
+            return
+        factor = row_by_row(first, keep)
+        total = 0 if self.total is None else self.total.data_ptr()
+        arguments += (factor.data_ptr(), *factor.stride()[:2], first.shape[2], total, len(self.products))
+        for other, result in self.products:
+            other = row_by_row(other, keep)
+            arguments += (other.data_ptr(), *other.stride()[:2], other.shape[2], result.data_ptr())
+        _finish(routines(first.dtype).rnnlab_contract, arguments)
+
+
+def _column_sums(left: Tensor | None, right: Tensor, rows: Tensor | None, total: Tensor) -> None:
+    """The column sums of one factor, or of the products of two, into `total`."""
+    arguments = _begin(right, rows)
+    if arguments is None:
+        total.zero_()
+        return
+    keep: list[Tensor] = []
+    for factor in (right, left):
+        if factor is None:
+            arguments += (0, 0, 0)
+        else:
+            factor = row_by_row(factor, keep)
+            arguments += (factor.data_ptr(), *factor.stride()[:2])
+    arguments += (right.shape[2], total.data_ptr())
+    _finish(routines(right.dtype).rnnlab_column_sums, arguments)
+
+
+def _begin(factor: Tensor, rows: Tensor | None) -> list[int] | None:
+    """The arguments that all routines begin with; None where there is nothing to sum up."""
+    batch = factor.shape[1]
+    count = factor.shape[0] * batch if rows is None else rows.shape[0]
+    if count == 0:
+        return None
+    return [count, batch, threads(), 0 if rows is None else rows.data_ptr()]
+
+
+def _finish(routine: Callable[[int], int], arguments: list[int]) -> None:
+    packed = array("q", arguments)
+    if routine(packed.buffer_info()[0]):
+        raise MemoryError("the CPU backend found no memory for its buffers")
