@@ -125,6 +125,13 @@ def _write_csv(found: Comparison, file: Path) -> None:
             writer.writerow(["metric", key, *numbers, *cells])
 
 
+def _repeats(key: str, rows: dict[str, list[Any]]) -> bool:
+    """Whether a key says what a shorter one of the same end says: `model.cell.bias` after `cell.bias`."""
+    parts = key.split(".")
+    shorter = (".".join(parts[i:]) for i in range(1, len(parts)))
+    return any(rows.get(other) == rows[key] for other in shorter)
+
+
 def _print(found: Comparison, everything: bool) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -141,11 +148,15 @@ def _print(found: Comparison, everything: bool) -> None:
             console.print(f"{title}: no difference")
             continue
         table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 1))
-        for name in ("", *names):
+        table.add_column(no_wrap=True)
+        for name in names:
             table.add_column(Text(name), overflow="fold")
-        for key, values in rows.items():
+        told_once = {key: values for key, values in rows.items() if not _repeats(key, rows)}
+        for key, values in told_once.items():
             table.add_row(Text(key), *(Text("-" if value is None else text(value)) for value in values))
         console.print(table)
+        if repeated := len(rows) - len(told_once):
+            console.print(f"{repeated} more keys repeat these where they are referred to", soft_wrap=True)
     if found.environment and not everything:
         some = ", ".join(list(found.environment)[:4]) + (" ..." if len(found.environment) > 4 else "")
         console.print(f"they also differ in {some}: all=true shows it", markup=False, soft_wrap=True)
@@ -156,8 +167,9 @@ def _print(found: Comparison, everything: bool) -> None:
         console.print("measures: the runs have logged none")
         return
     table = Table(title="measures", title_justify="left", title_style="bold", padding=(0, 1))
-    for name in ("", *names):
-        table.add_column(Text(name), overflow="fold", justify="right" if name else "left")
+    table.add_column(no_wrap=True)
+    for name in names:
+        table.add_column(Text(name), overflow="fold", justify="right")
     for name in names[1:]:
         table.add_column(Text(f"{name} - first"), justify="right")
         if any(name in by_run for by_run in found.bootstraps.values()):

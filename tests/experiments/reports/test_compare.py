@@ -58,6 +58,20 @@ def test_only_what_differs_is_shown(make_run, capsys: pytest.CaptureFixture[str]
     assert "val/loss" not in out
 
 
+def test_what_is_referred_to_is_told_once(
+    make_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(name, 1, cell={"bias": bias}) for name, bias in (("a", True), ("b", False))]
+    for run, bias in zip(runs, (True, False), strict=True):
+        with (run / "config.yaml").open("a", encoding="utf-8") as stream:
+            stream.write(f"cell: {{bias: {str(bias).lower()}}}\n")
+    file = tmp_path / "x.json"
+    assert cli.main(["compare", *map(str, runs), f"output={file}"]) == 0
+    out = capsys.readouterr().out
+    assert "cell.bias" in out and "model.cell.bias" not in out and "1 more keys repeat these" in out
+    assert set(json.loads(file.read_text(encoding="utf-8"))["config"]) == {"cell.bias", "model.cell.bias"}
+
+
 def test_a_difference_that_is_none_by_chance_is_sure(make_run, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = [float(i % 4 == 0) for i in range(400)]
     better = [float(i % 4 != 1) for i in range(400)]
