@@ -22,8 +22,9 @@ from rnnlab.recurrence.graph import Unsupported
 
 # Shares of the largest influence: the characteristic time, and the reach of what is learned.
 E_FOLD, PERCENT = 1 / math.e, 0.01
-# A gradient that loses 99 % within this share of the sequence vanishes; one that grows tenfold over the
-# farther half explodes. (Layers above make it grow in proportion to the lag, too: that is no explosion.)
+# A gradient that loses 99 % within this share of the sequence, and 99 % of the rest, vanishes; one that grows
+# tenfold over the farther half explodes. (Layers above make it grow in proportion to the lag, too: that is no
+# explosion.)
 SHORT, GROWS = 0.25, 10.0
 
 
@@ -88,7 +89,10 @@ class LayerFindings:
             or self.curve[-1] > GROWS * self.curve[len(self.curve) // 2]
         ):
             return "explodes"
-        return "vanishes" if not reach.open and reach.steps < SHORT * len(self.curve) else ""
+        if reach.open or reach.steps >= SHORT * len(self.curve):
+            return ""
+        # A gated memory may take a small share of the last step's gradient and keep it: that is no vanishing.
+        return "vanishes" if self.curve[-1] < PERCENT * self.curve[reach.steps] else ""
 
 
 @dataclass(frozen=True)

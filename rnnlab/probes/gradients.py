@@ -84,6 +84,8 @@ def _one_way(
     if call.order is not None:
         read = read[:, call.order]
     times = torch.arange(length, device=device)[:, None].expand(length, batch)
+    if passes[0].lengths is not None:  # a sum over padded outputs reads zeros there, and no state
+        read &= times < passes[0].lengths.to(device)
     end = (
         torch.where(read, times, length).amin(0) if reverse else torch.where(read, times, -1).amax(0)
     )  # past either end where the loss reads nothing

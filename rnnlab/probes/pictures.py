@@ -10,6 +10,8 @@ import torch
 
 from rnnlab.probes.findings import E_FOLD, PERCENT, Findings, LayerFindings
 
+# How far down gradients are drawn, as a share of the largest: what is below is gone.
+DEPTH = 1e-12
 # From the lowest layer to the highest; the reverse direction is dashed.
 _COLOURS = ("#2f6db5", "#c8442c", "#3a8f5c", "#8a5bb0", "#b8860b", "#4a9fb5", "#a03b6b", "#6b6b6b")
 
@@ -82,18 +84,21 @@ def _gradients(findings: Findings) -> Any:
         curve = layer.curve
         rows = layer.gradient[: len(curve)]
         axes.plot(
-            curve.clamp(min=1e-38),
+            torch.where(curve > 0, curve, math.nan),
             label=f"{names[layer.name]} ({layer.cell})",
             linewidth=1.8,
             **styles[layer.name],
         )
         if rows.shape[1] > 3:
-            low, high = (rows.double().nanquantile(q, dim=1).clamp(min=1e-38) for q in (0.25, 0.75))
+            low, high = (rows.double().nanquantile(q, dim=1).clamp(min=1e-45) for q in (0.25, 0.75))
             axes.fill_between(
                 range(len(curve)), low, high, color=styles[layer.name]["color"], alpha=0.12, linewidth=0
             )
     axes.set_yscale("log")
-    axes.set_xlim(left=0)
+    finite = torch.cat([layer.curve[layer.curve.isfinite() & (layer.curve > 0)] for layer in shown])
+    if len(finite) and finite.min() < DEPTH * finite.max():
+        axes.set_ylim(DEPTH * float(finite.max()), 10 * float(finite.max()))
+    axes.set_xlim(0, max(1, *(len(layer.curve) - 1 for layer in shown)))
     axes.set_title("gradient of the loss at earlier states", fontsize=11)
     axes.set_xlabel("steps back from where the loss reads the output", fontsize=9)
     axes.set_ylabel("norm (mean of rows; band: quartiles)", fontsize=9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnlab
-from rnnlab.probes import probe
+from rnnlab.probes import LayerFindings, probe
 from rnnlab.probes.gradients import Memory, mean_curve, memory_length
 
 
@@ -112,6 +112,17 @@ def test_states_of_several_tensors_and_layers_agree_with_a_loop_by_hand() -> Non
         for layer, norms in zip(findings.layers, expected, strict=True):
             assert layer.gradient[:length, row].tolist() == pytest.approx(norms, rel=1e-4, abs=1e-9)
             assert layer.gradient[length:, row].isnan().all()
+
+
+def test_padding_that_a_sum_goes_over_is_not_read() -> None:
+    network = rnnlab.DeepRNN("lstm", 3, 4, num_layers=2, bidirectional=True)
+    x, lengths = torch.randn(7, 3, 3), torch.tensor([3, 7, 5])
+    there = (torch.arange(7)[:, None] < lengths)[..., None]
+    plain = probe(network, lambda: network(x, lengths=lengths)[0].sum().square())
+    masked = probe(network, lambda: (network(x, lengths=lengths)[0] * there).sum().square())
+    for one, other in zip(plain.layers, masked.layers, strict=True):
+        assert len(one.curve) >= 6
+        torch.testing.assert_close(one.gradient, other.gradient, equal_nan=True)
 
 
 def test_the_reverse_direction_counts_from_the_first_step() -> None:
@@ -220,6 +231,21 @@ def test_a_memory_that_comes_back_counts_to_its_last_return() -> None:
         memory_length(torch.ones(3), 1.0)
     with pytest.raises(ValueError, match="no lag"):
         memory_length(torch.ones(0), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("curve", "verdict"),
+    [
+        (0.5 ** torch.arange(60.0), "vanishes"),
+        (0.97 ** torch.arange(60.0), ""),
+        (torch.cat([torch.ones(1), torch.full((59,), 0.005)]), ""),  # little is taken, and that is kept
+        (1.2 ** torch.arange(60.0), "explodes"),
+        (1.0 + torch.arange(60.0), ""),
+        (torch.tensor([1.0, 0.001]), ""),
+    ],
+)
+def test_a_verdict_is_of_the_whole_curve(curve: Tensor, verdict: str) -> None:
+    assert LayerFindings("l0", "Cell", curve[:, None]).verdict == verdict
 
 
 def test_lags_that_few_rows_have_are_not_averaged() -> None:
