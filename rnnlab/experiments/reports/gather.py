@@ -55,7 +55,7 @@ class Setting:
     @property
     def label(self) -> str:
         """The point in one line: `cell=gru model.num_layers=2`."""
-        return " ".join(f"{key}={text(value)}" for key, value in self.point.items()) or "(no swept key)"
+        return " ".join(f"{key}={brief(value)}" for key, value in self.point.items()) or "(no swept key)"
 
     @cached_property
     def finished(self) -> list[Job]:
@@ -94,7 +94,8 @@ class Factor:
 
     Attributes:
         share: of the variance between jobs that its means account for, eta squared:
-            sum_v n_v (mean_v - mean)^2 / sum_j (y_j - mean)^2; None where jobs do not vary.
+            sum_v n_v (mean_v - mean)^2 / sum_j (y_j - mean)^2; None where jobs do not vary, or none shares
+            its value with another, so that the means are the jobs.
         balanced: all its values have equally many finished jobs, so that the means can be compared.
     """
 
@@ -107,9 +108,15 @@ class Factor:
 
     @property
     def continuous(self) -> bool:
-        """Numbers that a search drew: so many that most jobs have one of their own, and means say nothing."""
+        """Numbers of which most jobs have one of their own, as a search draws them: means say nothing."""
         jobs = sum(level.spread.count for level in self.levels)
-        return self.numeric and len(self.levels) > max(6, jobs / 2)
+        return self.numeric and len(self.levels) > max(2, jobs / 2)
+
+    @property
+    def labels(self) -> list[str]:
+        """The values in one line each: four digits that count, where these tell them apart."""
+        short = [brief(level.value) for level in self.levels]
+        return short if len(set(short)) == len(short) else [text(level.value) for level in self.levels]
 
     @property
     def correlation(self) -> float | None:
@@ -132,9 +139,9 @@ class Factor:
         values = [value for level in self.levels for value in level.measures if math.isfinite(value)]
         whole = Spread.of(values)
         total = sum((value - whole.mean) ** 2 for value in values)
-        if total <= 0:
-            return None
         spreads = [level.spread for level in self.levels if level.spread.count]
+        if total <= 0 or len(values) == len(spreads):
+            return None
         return sum(s.count * (s.mean - whole.mean) ** 2 for s in spreads) / total
 
 

@@ -101,12 +101,12 @@ def payload(report: Report) -> dict[str, Any]:
                 "correlation": factor.correlation,
                 "levels": [
                     {
-                        "label": text(level.value),
+                        "label": label,
                         "value": level.value if factor.continuous else None,
                         **_spread(level.spread),
                         "jobs": list(level.jobs),
                     }
-                    for level in factor.levels
+                    for label, level in zip(factor.labels, factor.levels, strict=True)
                 ],
             }
             for factor in report.factors

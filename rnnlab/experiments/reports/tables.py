@@ -102,11 +102,11 @@ def _factors(report: Report, console: Console) -> None:
             jobs = sum(level.spread.count for level in factor.levels)
             table.add_row(*map(Text, (factor.name, span, told, str(jobs), "")), end_section=True)
             continue
-        for index, level in enumerate(factor.levels):
+        for index, (label, level) in enumerate(zip(factor.labels, factor.levels, strict=True)):
             share = "" if index or factor.share is None else f"{100 * factor.share:.0f} %"
             cells = (
                 factor.name if not index else "",
-                text(level.value),
+                label,
                 str(level.spread),
                 str(level.spread.count),
             )

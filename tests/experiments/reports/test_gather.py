@@ -71,6 +71,15 @@ def test_numbers_that_a_search_drew_have_a_correlation_and_no_means() -> None:
     assert factor.continuous
     assert factor.correlation == pytest.approx(-1.0)
     assert not Factor("layers", (Level(1, (0.1, 0.2)), Level(2, (0.3, 0.1)))).continuous
+
+
+def test_values_that_one_job_each_has_explain_nothing() -> None:
+    cells = Factor("cell", tuple(Level(name, (value,)) for name, value in (("rnn", 0.1), ("gru", 0.5))))
+    assert cells.share is None
+    rates = Factor("lr", tuple(Level(v, (v,)) for v in (0.0014135935551752314, 0.02, 0.3)))
+    assert rates.continuous and rates.correlation == pytest.approx(1.0)
+    assert rates.labels == ["0.001414", "0.02", "0.3"]
+    assert Factor("lr", (Level(0.100001, ()), Level(0.100002, ()))).labels == ["0.100001", "0.100002"]
     assert Factor("cell", (Level("gru", (0.1, 0.2)), Level("rnn", (0.3, 0.1)))).correlation is None
     assert Factor("layers", (Level(1, (0.1, 0.1)), Level(2, (0.1,)))).correlation is None
 
