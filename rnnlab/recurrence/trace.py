@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnnlab.recurrence import decompositions
@@ -88,7 +89,7 @@ def _run(
             for i, (value, (_, per)) in enumerate(zip(noise_t, noise, strict=True))
         )
         try:
-            with recorder:
+            with recorder, _Watch(recorder):
                 output, new = step(cell, spec, x_t, states_t, noise_t)
         except Unsupported:
             raise
@@ -295,6 +296,24 @@ class _Recorder(TorchDispatchMode):
             self.read(output),
             tuple(self.read(n) for n in new),
         )
+
+
+class _Watch(TorchFunctionMode):
+    """Sees what hands the memory of a tensor to other libraries, which is no operator of PyTorch."""
+
+    _LEAVING = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr)
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self._LEAVING:
+            self.recorder.source, _ = _where()
+            raise self.recorder.refuse(f"Tensor.{func.__name__}: the step leaves PyTorch")
+        return func(*args, **(kwargs or {}))
 
 
 def _star(shape: Sequence[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -142,6 +143,15 @@ def _own_batch(m: nn.Module, x: Tensor, h: Tensor) -> Tensor:
     [
         (lambda m, x, h: h if h.sum() > 0 else x, "depends on the values of a tensor"),
         (lambda m, x, h: h[h > 0].sum() + x, "depends on the values|raises"),
+        (
+            lambda m, x, h: h * float(np.abs(x.detach().numpy()).max()) + x,
+            r"Tensor\.numpy: .* leaves PyTorch",
+        ),
+        (lambda m, x, h: torch.from_numpy(np.tanh(h.detach())) + x, r"Tensor\.__array__: .* leaves PyTorch"),
+        (
+            lambda m, x, h: h * float(np.from_dlpack(x.detach()).max()),
+            r"Tensor\.__dlpack__: .* leaves PyTorch",
+        ),
         (lambda m, x, h: F.dropout(h, 0.5, True) + x, "draws random numbers"),
         (lambda m, x, h: Spike.apply(h) + x, "derivative of its own"),
         (lambda m, x, h: m.count.add_(1) * h + x, "changes a parameter or an argument"),
