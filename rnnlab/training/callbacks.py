@@ -201,6 +201,7 @@ class Progress(Callback):
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self._shown_at = self._began_at = 0.0
+        self._validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # An epoch that is resumed in its middle has no start of its own.
@@ -228,6 +229,9 @@ class Progress(Callback):
         if self._due(trainer):
             self._show(f"{self._epoch(trainer)} validating")
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True
+
     def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if self._due(trainer):
             self._show("testing")
@@ -238,13 +242,15 @@ class Progress(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {
-            key: float(value)
-            for key, value in sorted(trainer.callback_metrics.items())
-            if not key.endswith("_step")
+        # Lightning keeps the measures of an earlier validation, which this epoch may not have had.
+        names = {
+            key.removesuffix("_epoch"): float(value)
+            for key, value in trainer.callback_metrics.items()
+            if not key.endswith("_step") and (self._validated or not key.startswith("val/"))
         }
-        names = {key.removesuffix("_epoch"): value for key, value in metrics.items()}
-        told = "  ".join(f"{key} {value:.4f}" for key, value in names.items())
+        self._validated = False
+        ordered = sorted(names, key=lambda key: (key.partition("/")[0], not key.endswith("/loss"), key))
+        told = "  ".join(f"{key} {names[key]:.4f}" for key in ordered)
         self._show("")
         spent = _clock(time.monotonic() - self._began_at)
         print(f"{self._epoch(trainer)}  {told}  {spent}", file=self.stream, flush=True)

@@ -81,9 +81,15 @@ def print_metrics(metrics: Mapping[str, float], title: str, console: Console | N
 
 
 def print_records(
-    records: Sequence[Mapping[str, Any]], title: str | None = None, console: Console | None = None
+    records: Sequence[Mapping[str, Any]],
+    title: str | None = None,
+    console: Console | None = None,
+    longest: int | None = None,
 ) -> None:
-    """Records as a table, one column a key; long texts fold, mappings show their largest entries."""
+    """Records as a table, one column a key; long texts fold, mappings show their largest entries.
+
+    What is longer than `longest` characters loses its middle.
+    """
     if not records:
         return
     console = console or make_console()
@@ -93,7 +99,7 @@ def print_records(
         numbers = all(isinstance(record.get(key), int | float) for record in records)
         table.add_column(key, justify="right" if numbers else "left", overflow="fold")
     for record in records:
-        table.add_row(*(Text(_cell(record.get(key))) for key in keys))
+        table.add_row(*(Text(_cut(_cell(record.get(key)), longest)) for key in keys))
     console.print(table)
 
 
@@ -106,6 +112,12 @@ def plain_text(value: Any) -> str:
         ]
         return ", ".join(parts) if parts else "nothing"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _cut(text: str, longest: int | None) -> str:
+    if longest is None or len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3]} … {text[len(text) - longest // 3 :]}"
 
 
 def _cell(value: Any) -> str:

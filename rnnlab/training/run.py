@@ -345,7 +345,7 @@ def _execute(
     if settings.examples and trainer.is_global_zero and show is not None:
         task.eval()
         result.examples = show(datamodule, settings.examples)
-        screen.print_records(result.examples, "\nheld-out examples", out)
+        screen.print_records(result.examples, "\nheld-out examples", out, longest=300)
     _conclude(out, task, result)
     return result
 
@@ -380,15 +380,24 @@ def _conclude(out: Console, task: pl.LightningModule, result: RunResult) -> None
         out.print(f"\n[bold]{headline} {result.metrics[headline]:.4f}[/bold]")
     out.print(f"\neverything is in {result.folder}", soft_wrap=True)
     if result.checkpoint is not None:
-        example = next(iter(result.examples[0].values()), "...") if result.examples else "..."
         run = _words(str(result.folder))
         out.print("next:", soft_wrap=True)
         out.print(f"  rnnlab eval checkpoint={run}{_trust()}", soft_wrap=True, markup=False)
         out.print(
-            f"  rnnlab predict checkpoint={run} {_words(str(example))}{_trust()}",
+            f"  rnnlab predict checkpoint={run} {_example(result)}{_trust()}",
             soft_wrap=True,
             markup=False,
         )
+
+
+def _example(result: RunResult) -> str:
+    """An input for `rnnlab predict`: the words themselves, or a file where they are too many to paste."""
+    text = str(next(iter(result.examples[0].values()), "...")) if result.examples else "..."
+    if len(text) <= 200 or len(text.splitlines()) > 1:
+        return _words(text)
+    file = result.folder / "example.txt"
+    file.write_text(text + "\n", encoding="utf-8")
+    return f"file={_words(str(file))}"
 
 
 def _kept(folder: Path) -> Path | None:

@@ -67,3 +67,13 @@ def test_early_stopping_watches_the_tasks_metric(small: list[str], tmp_path: Pat
 def test_sizes_are_positive(make) -> None:
     with pytest.raises(ValueError, match="expected more than 0"):
         make()
+
+
+def test_an_epoch_without_a_validation_repeats_no_older_measures(small: list[str], tmp_path: Path) -> None:
+    stream = io.StringIO()
+    words = [*small, f"run_dir={tmp_path / 'run'}", "callbacks=none", "logger=none", "examples=0"]
+    words += ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "test=false"]
+    train(compose(words).config, callbacks=[Progress(stream=stream)])
+    lines = stream.getvalue().splitlines()
+    assert ["val/" in line for line in lines] == [False, True, False, True]
+    assert all("train/loss" in line for line in lines)

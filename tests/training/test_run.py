@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from rnnlab import cli
 from rnnlab.experiments.compose import compose
 from rnnlab.training.run import RunResult, train
 from rnnlab.training.validate import ConfigError
@@ -170,3 +171,17 @@ def test_two_runs_of_the_same_second_have_a_folder_each(small: list[str], tmp_pa
     assert len(folders) == 2
     assert all(folder.parent == tmp_path / "twin" for folder in folders)
     assert time.strftime("%Y") in next(iter(folders)).name
+
+
+def test_a_long_example_is_cut_on_screen_and_kept_for_predict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=adding", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=1", "examples=1"]
+    words += ["data.length=60", "data.epoch_size=64", "data.eval_size=8", "model.hidden_size=4"]
+    train(compose(words).config, console=True)
+    said = capsys.readouterr().out
+    hint = next(line for line in said.splitlines() if "rnnlab predict" in line).split()
+    file = Path(hint[-1].removeprefix("file="))
+    assert len(file.read_text(encoding="utf-8").split()) == 60
+    assert "…" in said
+    assert cli.main(hint[1:]) == 0
