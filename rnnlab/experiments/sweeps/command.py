@@ -76,13 +76,20 @@ def sweep(words: Sequence[str], *, config_dir: str | None = None, dry_run: bool 
 
     Raises:
         ConfigError: all that is wrong; nothing was made.
-        ValueError: another sweep is at work in the folder, or the folder is something else.
+        ValueError: another sweep is at work in the folder, or the folder is something else; nothing is swept.
     """
     from rnnlab.experiments.sweeps.plan import read_space
     from rnnlab.experiments.sweeps.settings import split_words
 
     words, config_dir = _words_of_last_start(words, config_dir)
     settings, run_words = split_words(words)
+    if not run_words:
+        there = (
+            ""
+            if settings.sweep_dir == "auto"
+            else f" and there is no sweep in {settings.sweep_dir} to go on with"
+        )
+        raise ValueError(f"nothing is swept{there}: give a key several values, such as cell=rnn,gru")
     _refuse_misspelt(run_words, config_dir)
     space = read_space(run_words, config_dir)
     if settings.launcher == "joblib" and not dry_run:
@@ -164,11 +171,13 @@ def _plan_and_run(
             console.print(f"up to {settings.trials} trials, chosen by {settings.search} one after the other")
         return 0
     holder = f"pid {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    # Before the folder is made: a scheduler that is not there leaves nothing behind.
+    launcher = launcher or make_launcher(settings, folder)
     try:
         with lock(folder / "lock", holder):
-            launcher = launcher or make_launcher(settings, folder)
             return _run(words, settings, space, planner, search, first, objectives, folder, console, launcher)
     except Busy as busy:
+        launcher.close(kill=True)
         raise ValueError(
             f"{folder}: another sweep is at work here ({busy}); wait for its end, or give sweep_dir=ANOTHER"
         ) from busy
@@ -307,7 +316,7 @@ def _require_sweep_or_nothing(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"sweep_dir={folder}: not a folder")
-    if not (folder / "sweep.yaml").is_file() and any(entry.name != "lock" for entry in folder.iterdir()):
+    if not (folder / "sweep.yaml").is_file() and any(not _is_own(entry.name) for entry in folder.iterdir()):
         raise ValueError(
             f"sweep_dir={folder}: holds something else than a sweep; name a folder that does not exist yet"
         )
@@ -315,6 +324,11 @@ def _require_sweep_or_nothing(folder: Path) -> None:
 
     if (folder / "sweep.yaml").is_file():
         read_sweep(folder)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a start that ended before it wrote `sweep.yaml` leaves something of that name."""
+    return name in ("lock", "jobs", "study.db", "submitit") or name.startswith(".sweep.yaml-")
 
 
 def _prove_corners(space: Any, planner: Any) -> None:
@@ -377,7 +391,11 @@ def _objectives(settings: Any, first: Any) -> list[tuple[str, str]]:
         elif name == own[0]:
             mode = own[1]
         else:
-            lines.append(f"metric={name}: is it better when it is small or large? give mode=min or mode=max")
+            near = difflib.get_close_matches(last, [*SMALLER, *LARGER], n=1)
+            meant = f"did you mean {name.removesuffix(last)}{near[0]}? if not, " if near else ""
+            lines.append(
+                f"metric={name}: {meant}is it better when it is small or large? give mode=min or mode=max"
+            )
             continue
         found.append((name, str(mode)))
     if lines:

@@ -7,9 +7,12 @@ folder; a launcher adds only what the folder cannot tell: that a process has die
 from __future__ import annotations
 
 import atexit
+import contextlib
+import difflib
 import gc
 import importlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -228,7 +231,10 @@ class Submitit:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(**{"name": "rnnlab", "timeout_min": 60, **rest})
         except (NameError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"submitit: {' '.join(str(error).split())}") from error
+            for made in (folder, folder.parent):
+                with contextlib.suppress(OSError):  # not empty: it was there before
+                    made.rmdir()
+            raise ValueError(_submitit_says(error, rest)) from error
         self._running: list[tuple[Order, Any]] = []
 
     def submit(self, order: Order) -> None:
@@ -256,6 +262,19 @@ class Submitit:
         """Leave the queue; `kill` cancels what is in it."""
         for _, job in self._running if kill else ():
             job.cancel(check=False)
+
+
+def _submitit_says(error: BaseException, parameters: Mapping[str, Any]) -> str:
+    """Its message; where it lists all that it knows after a misspelt parameter, only the nearest of them."""
+    told = " ".join(str(error).split())
+    for key in parameters:
+        _, underscore, name = key.rpartition("slurm_")
+        if f"'{name}'" in told and "nknown" in told:
+            known = set(re.findall(r"\w+", told)) - {key, name}
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean submitit.{underscore}{near[0]}?" if near else f": {told}"
+            return f"submitit.{key}: submitit has no such parameter{hint}"
+    return f"submitit: {told}"
 
 
 class PreemptibleJob:

@@ -147,7 +147,9 @@ def print_plan(rows: Sequence[tuple[Job, str]], console: Console, all_of_them: b
     """Which job is which before anything starts: counts, and every job where that is asked."""
     counts = Counter(_kind(what) for _, what in rows)
     told = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-    console.print(f"{len(rows)} jobs: {told}" if rows else "no jobs", soft_wrap=True)
+    console.print(
+        f"{len(rows)} job{'s' if len(rows) > 1 else ''}: {told}" if rows else "no jobs", soft_wrap=True
+    )
     if not all_of_them:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -168,7 +170,7 @@ def print_end(
     """What a sweep has come to: the best jobs, the failures, and where everything is."""
     states = Counter(job.outcome for job in jobs)
     told = ", ".join(f"{number} {state}" for state, number in states.items())
-    console.print(f"\n{len(jobs)} jobs: {told}", soft_wrap=True)
+    console.print(f"\n{len(jobs)} job{'' if len(jobs) == 1 else 's'}: {told}", soft_wrap=True)
     ranked = [job for job in jobs if job.state == "finished" and job.status.values and not job.status.pruned]
     if objectives and ranked:
         sign = 1 if objectives[0][1] == "min" else -1

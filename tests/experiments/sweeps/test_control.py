@@ -158,11 +158,31 @@ def test_two_sweeps_in_one_folder_are_one_too_many(done: Path) -> None:
         sweep([f"sweep_dir={done}"])
 
 
+def test_a_start_without_a_word_of_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"nothing is swept: give a key several values, such as cell=rnn,gru"
+    ):
+        sweep([])
+    with pytest.raises(ValueError, match=r"there is no sweep in .*nowhere to go on with"):
+        sweep([f"sweep_dir={tmp_path / 'nowhere'}", "launcher=joblib"])
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(small: list[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
         sweep([*small, "seed=1,2", f"sweep_dir={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_an_early_end_has_left_is_no_something_else(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("lock", "study.db", ".sweep.yaml-x1y2"):
+        (tmp_path / name).touch()
+    (tmp_path / "submitit").mkdir()
+    assert sweep([*small, "seed=1,2", f"sweep_dir={tmp_path}"], dry_run=True) == 0
+    assert "2 jobs: 2 new" in capsys.readouterr().out
 
 
 def test_a_damaged_job_is_moved_aside_and_starts_again(

@@ -82,6 +82,25 @@ def test_what_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "submitit.core._submit" in script
 
 
+def test_a_misspelt_parameter_of_the_scheduler_is_told_by_the_nearest(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with pytest.raises(ValueError, match=r"^submitit.slurm_partiton: .* mean submitit.slurm_partition\?$"):
+        Submitit(tmp_path, 1, {"cluster": "local", "slurm_partiton": "gpu"})
+    with pytest.raises(ValueError, match=r"^submitit.timeout_mins: .* mean submitit.timeout_min\?$"):
+        Submitit(tmp_path / "sweep" / "submitit", 1, {"cluster": "local", "timeout_mins": 3})
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_scheduler_that_is_not_there_leaves_nothing(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="there is no sbatch on this machine"):
+        sweep([*small, "seed=1,2", "launcher=submitit", f"sweep_dir={tmp_path / 'sweep'}"])
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_preempted_job_is_put_back_as_it_was() -> None:
     pytest.importorskip("submitit")
     again = PreemptibleJob(Order(folder="a")).checkpoint()
