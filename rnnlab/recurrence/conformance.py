@@ -91,25 +91,48 @@ def _moves(subject: Subject) -> None:
             raise Failed(f"in float64, {name} is {tensor.dtype}")
 
 
-def _pure(subject: Subject) -> None:
+def pure(subject: Subject) -> None:
+    """A step changes nothing but its results, and gives the same ones again."""
     cell = subject.double
     x, state = subject.inputs()[0], subject.spec.to_cell(subject.state())
     kept = [t.clone() for t in (x, *subject.spec.from_cell(state), *cell.buffers())]
     first = _flat(cell(x, state))
     if not all(map(torch.equal, kept, (x, *subject.spec.from_cell(state), *cell.buffers()))):
         raise Failed("a step changes its inputs or the cell's buffers in place")
-    cell(x + 1, state)
-    if not all(map(_same, first, _flat(cell(x, state)))):
-        raise Failed("the same step gives another result after a step in between")
+    if _repeats(cell, x, state, first):
+        return
+    if _repeats(cell, x, state, seed=0):
+        raise Failed("forward draws random numbers of its own, in eval mode too")
+    raise Failed("the same step gives another result after a step in between")
+
+
+def _repeats(
+    cell: nn.Module, x: Tensor, state: Any, first: tuple[Tensor, ...] | None = None, seed: int | None = None
+) -> bool:
+    """Whether a step gives its result again after another; with a `seed`, if its random numbers repeat."""
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        if seed is not None:
+            torch.manual_seed(seed)
+        return _flat(cell(x, state))
+
+    first = run(x) if first is None else first
+    run(x + 1)
+    return all(map(_same, first, run(x)))
 
 
 def _rows(subject: Subject) -> None:
-    layer, x, state = subject.reference(), subject.inputs(), subject.state()
-    whole = layer(x, state)[0]
-    for row in range(B):
-        at = slice(row, row + 1)
-        alone = layer(x[:, at], tuple(s[at] for s in state))[0]
-        _close(alone, whole[:, at], f"row {row} by itself gives another output than in its batch")
+    x, state = subject.inputs(), subject.state()
+    # In training mode by twos, since statistics over a batch refuse a single row.
+    for size, mode in ((1, ""), (2, ", in training mode")):
+        layer = Recurrence(subject.double.train(bool(mode)), backend="eager")
+        whole = layer(x, state)[0]
+        if mode and not _same(layer(x, state)[0], whole):
+            return  # rows differ by their random numbers
+        for row in range(0, B, size):
+            at = slice(row, row + size)
+            alone = layer(x[:, at], tuple(s[at] for s in state))[0]
+            _close(alone, whole[:, at], f"row {row} by itself gives another output than in its batch{mode}")
 
 
 def _steps(subject: Subject) -> None:
@@ -326,9 +349,9 @@ CHECKS: tuple[tuple[str, Callable[[Subject], str | None], str], ...] = (
     ),
     (
         "a step has no side effect",
-        _pure,
+        pure,
         "keep nothing on self between steps, and use no in-place operation on arguments: what must be "
-        "remembered is a state",
+        "remembered is a state; random numbers come from draw(length, batch, *, device, dtype)",
     ),
     (
         "rows do not see each other",

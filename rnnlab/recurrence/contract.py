@@ -9,7 +9,7 @@ A cell is any `nn.Module` with `forward(x_t, state) -> new_state`:
 - The output of a step is the first tensor of the new state, unless the cell defines `output(state)`, or its
   `forward` returns `(output, new_state)`.
 - `initial_state(batch)` is optional and may return learned parameters. Without it the state starts at zeros,
-  whose shapes one probing call finds out.
+  one to four tensors of the cell's `hidden_size`, which a probing call finds out.
 - `draw(length, batch, *, device, dtype)` is optional and returns the random masks of one sequence, a tuple of
   `Noise` (or of plain pairs `(value, per)`, or of tensors `[T, B, *]`, which are per step): a cell need not
   import anything. It returns `()` in eval mode. Each mask is handed to the step as a further argument:
@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -34,6 +36,7 @@ State = tuple[Tensor, ...]
 
 # A batch size of its own, so that a dimension of this size in a state is the batch and not a width.
 _PROBE_BATCH = 7
+_TORCH = str(Path(torch.__file__).parent)
 
 
 class CannotRun(RuntimeError):
@@ -218,36 +221,65 @@ def probe(cell: nn.Module, x_t: Tensor) -> StepSpec:
 
 def _search(cell: nn.Module, x: Tensor) -> StepSpec:
     """The state's structure of a cell that does not tell: by `state=None`, then by zeros of its size."""
-    tried: list[str] = []
+    name = type(cell).__name__
+    tried: list[tuple[Tensor | State | None, Exception]] = []
     candidates: list[Tensor | State] = []
     try:
         result = cell(x, None)
     except Exception as error:
-        tried.append(f"state=None ({_first_line(error)})")
+        tried.append((None, error))
     else:
         # The whole result may be the state, as with nn.LSTMCell, or its second half, as in (output, state).
         for found in (result, result[1] if isinstance(result, tuple | list) and len(result) == 2 else None):
             if _is_state(found):
                 candidates.append(_zeros_like(found))
         if not candidates:
-            tried.append(f"state=None (returned {_describe(result)})")
-    width = getattr(cell, "hidden_size", None)
-    if isinstance(width, int):
+            tried.append((None, _Misfit(f"without a state, {name} returned {_describe(result)}")))
+    for width in _widths(cell):
         zero = torch.zeros(x.shape[0], width, dtype=_float_dtype(cell, x), device=x.device)
         # Tuples first: a cell that unpacks a tuple can misread a tensor's rows, but none misreads a tuple.
         candidates += [(zero,) * 2, (zero,) * 3, (zero,) * 4, (zero,), zero]
-    else:
-        tried.append("zeros [B, hidden_size] (the cell has no integer hidden_size)")
     for state in candidates:
         try:
             return _spec(cell, cell(x, state), state)
         except Exception as error:
-            tried.append(f"{_describe(state)} ({_first_line(error)})")
+            tried.append((state, error))
+    nearest, fault = min(tried, key=lambda one: _distance(one[1]))
+    given = "no state" if nearest is None else f"the state {_describe(nearest)}"
     raise ValueError(
-        f"no state found that {type(cell).__name__} takes and returns for inputs {list(x.shape)}; tried "
-        + "; ".join(tried)
-        + ". Define initial_state(batch) on the cell, which returns a tensor or a tuple of tensors [batch, *]"
-    )
+        f"no state found that {name} takes and returns: with inputs {list(x.shape)} and {given}, "
+        + (str(fault) if isinstance(fault, _Misfit) else f"it raises {_first_line(fault)}{_place(fault)}")
+        + "; a cell whose state is not one to four tensors [batch, hidden_size] has an "
+        "initial_state(batch) that returns it, a tensor or a tuple of tensors [batch, *]"
+    ) from fault
+
+
+class _Misfit(ValueError):
+    """A step returned what is no new state."""
+
+
+def _widths(cell: nn.Module) -> list[int]:
+    """How wide a state may be: what the cell says itself, else every size that its parameters have."""
+    own = getattr(cell, "hidden_size", None)
+    if isinstance(own, int):
+        return [own]
+    return sorted({size for parameter in cell.parameters() for size in parameter.shape})[:16]
+
+
+def _distance(error: Exception) -> int:
+    """How far a trial was from fitting: the nearest one tells what is wrong."""
+    if isinstance(error, _Misfit):
+        return 0
+    text = str(error)
+    if "unpack" in text or "tuple" in text or "NoneType" in text:
+        return 2
+    return 1
+
+
+def _place(error: Exception) -> str:
+    """The user's own line that raised an error."""
+    frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith((_TORCH, __file__))]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
 def _spec(cell: nn.Module, result: Any, state: Tensor | State) -> StepSpec:
@@ -262,12 +294,12 @@ def _spec(cell: nn.Module, result: Any, state: Tensor | State) -> StepSpec:
     elif isinstance(result, tuple | list) and len(result) == 2 and _has_shapes(result[1], single, shapes):
         output, value = "returned", result[0]
     else:
-        raise ValueError(
+        raise _Misfit(
             f"{type(cell).__name__} was given a state {_describe(state)} and returned {_describe(result)}: "
             "it must return a new state of the same structure and shapes, or (output, new_state)"
         )
     if not isinstance(value, Tensor) or value.shape[:1] != (_PROBE_BATCH,):
-        raise ValueError(
+        raise _Misfit(
             f"the output of {type(cell).__name__} must be a tensor [{_PROBE_BATCH}, *] for a batch of "
             f"{_PROBE_BATCH}, got {_describe(value)}"
         )

@@ -1,4 +1,7 @@
-"""Cells named on the command line: `my_module:MyCell`, `file.py:MyCell`, or a name of `rnnlab.cells`."""
+"""Cells named on the command line: `my_module:MyCell`, `file.py:MyCell`, or a name of `rnnlab.cells`.
+
+`my_module.MyCell`, as configurations write it, is the same as `my_module:MyCell`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,13 @@ def locate(name: str) -> Callable[..., nn.Module]:
         ValueError: there is no such cell, module, file or attribute, or importing it fails.
     """
     module_name, colon, attribute = name.rpartition(":")
-    if not colon:
-        return cells.find(name)
+    if not colon and "." in name and not name.endswith(".py"):
+        module_name, _, attribute = name.rpartition(".")
+    elif not colon:
+        try:
+            return cells.find(name)
+        except ValueError as error:
+            raise ValueError(f"{error}; one of your own is written my_module:MyCell") from None
     module = _from_file(Path(module_name)) if module_name.endswith(".py") else _from_path(module_name)
     found = module
     for part in attribute.split("."):

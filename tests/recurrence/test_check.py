@@ -13,6 +13,7 @@ from rnnlab import cells
 from rnnlab.recurrence import check as suite
 from rnnlab.recurrence.check import check
 from rnnlab.recurrence.conformance import CHECKS
+from rnnlab.recurrence.locate import locate
 
 NAMES = [name for name, _, _ in CHECKS]
 
@@ -64,6 +65,21 @@ class OverBatch(Plain):
     def forward(self, x, h):
         new = super().forward(x, h)
         return new - new.mean(0)
+
+
+class BatchNorm(Plain):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.norm = nn.BatchNorm1d(sizes[1])
+
+    def forward(self, x, h):
+        return self.norm(super().forward(x, h))
+
+
+class AlwaysDraws(Plain):
+    def forward(self, x, h):
+        new = super().forward(x, h)
+        return torch.where(torch.rand_like(new) < 0.5, h, new)
 
 
 class Detaches(Plain):
@@ -123,6 +139,12 @@ BAD = [
     (Narrow, "dtype follows the parameters", "torch.float32"),
     (Counts, "a step has no side effect", "buffers in place"),
     (Remembers, "a step has no side effect", "another result"),
+    (AlwaysDraws, "a step has no side effect", "draws random numbers of its own, in eval mode"),
+    (
+        BatchNorm,
+        "rows do not see each other",
+        "another output than in its batch, in train",
+    ),
     (OverBatch, "rows do not see each other", "row 0"),
     (OverBatch, "padding changes nothing", "changes an output"),
     (Detaches, "gradients are right, in float64", "Jacobian mismatch"),
@@ -145,6 +167,12 @@ def test_names_the_fault(monkeypatch, factory, name, reason):
     assert reason in failed[name].detail
     assert failed[name].advice in str(report)
     assert not report.ok
+
+
+def test_a_side_effect_is_not_blamed_on_other_checks():
+    report = check(Remembers, 3, 4)
+    assert [result.name for result in report.failures] == ["a step has no side effect"]
+    assert report.results[-1].status == "skipped"
 
 
 @pytest.mark.parametrize("factory", [Plain, nn.LSTMCell, EXAMPLES["triple"], EXAMPLES["output_and_pair"]])
@@ -227,6 +255,7 @@ def here(tmp_path, monkeypatch):
 def test_command_line(here, capsys):
     assert suite.main(["leaky_cells:Leaky", "rate=0.9", "--hidden-size", "4"]) == 0
     assert "keeps the contract" in capsys.readouterr().out
+    assert locate("leaky_cells.Leaky") is locate("leaky_cells:Leaky")
     assert suite.main(["leaky_cells.py:Leaking"]) == 1
     out = capsys.readouterr().out
     assert "failed" in out and "detach()" in out
@@ -238,6 +267,8 @@ def test_command_line(here, capsys):
         (["leaky_cells:Leeky"], "has no 'Leeky'; did you mean 'Leaky'?"),
         (["leaky_sells:Leaky"], "there is no module 'leaky_sells'"),
         (["nothing.py:Leaky"], "there is no file 'nothing.py'"),
+        (["leaky_cells.Leeky"], "has no 'Leeky'; did you mean 'Leaky'?"),
+        (["leaky_cells"], "one of your own is written my_module:MyCell"),
         (["lemm"], "did you mean 'lem'?"),
         (["leaky_cells:torch"], "which makes no cell"),
         (["leaky_cells:Leaky", "fast"], "'fast' is not a setting"),

@@ -93,6 +93,41 @@ class Unlearnable(nn.Module):
         return state.missing
 
 
+class Broken(nn.Module):
+    def __init__(self, input_size, hidden_size):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.across = nn.Linear(hidden_size + 1, hidden_size)
+
+    def forward(self, x, h):
+        return torch.tanh(self.across(h))
+
+
+class Sizeless(nn.Module):
+    """A cell that keeps its sizes to itself."""
+
+    def __init__(self, input_size, hidden_size, states):
+        super().__init__()
+        self.inward = nn.Linear(input_size, hidden_size)
+        self.across = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.states = states
+
+    def forward(self, x, state):
+        if self.states == 1:
+            return torch.tanh(self.inward(x) + self.across(state))
+        h, c = state
+        c = c + torch.tanh(self.inward(x) + self.across(h))
+        return torch.tanh(c), c
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (4, 3), (1, 5), (5, 1), (2, 2)])
+@pytest.mark.parametrize("states", [1, 2])
+def test_probe_finds_the_width_of_a_cell_that_does_not_tell_it(sizes, states):
+    spec = probe(Sizeless(*sizes, states), torch.randn(2, sizes[0]))
+    assert spec.state_shapes == ((sizes[1],),) * states
+    assert spec.single == (states == 1)
+
+
 class BadStart(Triple):
     def initial_state(self, batch):
         return {"a": torch.zeros(batch, 4)}
@@ -107,7 +142,11 @@ class Shrinking(Triple):
     ("cell", "message"),
     [
         (Growing(), r"no state found that Growing takes.*initial_state\(batch\)"),
-        (Unlearnable(), r"tried state=None.*the cell has no integer hidden_size"),
+        (Unlearnable(), r"inputs \[7, 3\] and no state, it raises AttributeError"),
+        (
+            Broken(3, 4),
+            r"Broken .* the state tensor \[7, 4\], it raises RuntimeError: mat1.*test_contract\.py:\d+",
+        ),
         (BadStart(3, 4), r"BadStart.initial_state\(7\) returned dict: it must be a tensor or a tuple"),
         (
             Shrinking(3, 4),
