@@ -366,7 +366,8 @@ class _Adjoint:
             for value in reads
             if value not in masks
         }
-        fixed = [*states, *(n.value for n in early if n.op == "matmul")]
+        # A sum over a row takes a pass of its own, and the number that it gives next to nothing to keep.
+        fixed = [*states, *(n.value for n in early if n.op in ("matmul", "sum", "amax"))]
         return cheapest(reads, cost, fixed, [v for v in needed if v in reads])
 
     def _forward(self, chosen: set[int]) -> tuple[Program, dict[int, int]]:

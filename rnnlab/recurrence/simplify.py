@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from rnnlab_kernels.program import BINARY, KINDS, UNARY, Input, Node, Output, Program, State
 
+from rnnlab.recurrence import sums
+
 # What `Builder.detach` writes: the same value, through which no gradient flows. No Program that is handed to
 # a backend contains it.
 DETACH = "detach"
@@ -200,7 +202,8 @@ class Builder:
                 return self.binary(node.op, self.sum(a), b)
             if self.widths[a] == 1 and node.op == "mul":
                 return self.binary("mul", a, self.sum(b))
-        return self.node("sum", (x,), 1)
+        split = sums.split(self, x)
+        return self.node("sum", (x,), 1) if split is None else split
 
     def amax(self, x: int) -> int:
         return x if self.widths[x] == 1 else self.node("amax", (x,), 1)

@@ -15,6 +15,7 @@ from rnnlab_kernels.cpu.schedule import (
     Ref,
     Stage,
     Term,
+    inner,
 )
 from rnnlab_kernels.program import Program
 
@@ -50,6 +51,8 @@ BINARY = {
     "pow": "vpow({0}, {1})",
 }
 COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+_START = {"sum": "V{}", "amax": "all(-(S)__builtin_inf())"}
+_LANES = {"sum": "sum_lanes", "amax": "max_lanes"}
 POWERS = {2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}", 1.0: "{0}", -1.0: "1 / {0}", 0.5: "vsqrt({0})"}
 
 
@@ -83,6 +86,25 @@ class _Generator:
         self.shared = shared_outputs(plan.program)
         self.numbers: dict[Piece, int] = {}
         self.panels: list[str] = []
+        self.loads = 0
+        self.read = self._read_buffers()
+
+    def _read_buffers(self) -> set[int]:
+        """The buffers that are read from memory; what goes into others need not be stored."""
+        found: set[int] = set()
+        for stage in self.plan.stages:
+            by_row = not stage.passes[0].matmuls and not stage.splits_columns
+            made = {piece for each in stage.passes for piece in each.pieces} if by_row else set()
+            for each in stage.passes:
+                own = set(each.pieces)
+                for piece in each.pieces:
+                    places = [] if piece.joined else [row.place for row in piece.rows]
+                    found |= {p.index for p in places if p is not None and p.kind == "buffer"}
+                    for ref in inner(piece):
+                        if isinstance(ref, Piece) and ref.buffer is not None and ref not in own:
+                            in_register = ref.width == 1 and ref in made
+                            found |= set() if in_register else {ref.buffer.index}
+        return found
 
     def text(self) -> str:
         stages = [self._stage(number, stage) for number, stage in enumerate(self.plan.stages)]
@@ -188,7 +210,7 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
         lines += ["      for (long m = ma; m < ma + rows; m++) {"]
         lines += ["        const S* const sums = tile + (m - ma) * ld;"]
         names = {p: f"load(sums + ({slots[p]} * here + q) * VL)" for p in accumulators}
-        lines += self._columns(each, "        ", "first", "here", names)
+        lines += self._columns(each, "        ", "first", "here", names, {})
         lines += ["      }", "    }", "  }"]
         return "\n".join(lines)
 
@@ -236,65 +258,106 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
                 "  const long first = ALL * c.part / c.parts, here = ALL * (c.part + 1) / c.parts - first;"
             )
             lines.append("  for (long m = m0; m < m1; m++) {")
-            lines += self._columns(each, "    ", "first", "here", {})
+            lines += self._columns(each, "    ", "first", "here", {}, {})
             lines.append("  }")
             return "\n".join(lines)
         lines.append("  const long rows = m1 - m0;")
         lines.append(
             "  for (long m = m0 + rows * c.part / c.parts; m < m0 + rows * (c.part + 1) / c.parts; m++) {"
         )
+        lines.append("    const long t = c.tm[m], b = c.bm[m]; (void)t; (void)b;")
+        # Numbers of which a row has one stay in registers, the same in every lane, from pass to pass.
+        numbers: dict[Ref, str] = {}
+        joined = [piece for each in stage.passes for piece in each.joined]
+        lines += [f"    V {self._name(piece)} = {_START[piece.op]};" for piece in joined]
         for each in stage.passes:
-            lines.append("    {")
             if each.reductions:
-                lines += self._reduction(each.reductions[0])
+                lines += self._reduction(each.reductions[0], numbers)
+            elif each.width == 1:
+                lines += self._columns(each, "    ", "", "", {}, numbers)
             else:
-                lines += self._columns(each, "      ", "0", f"vectors({each.width})", {})
-            lines.append("    }")
+                lines.append("    {")
+                lines += self._columns(each, "      ", "0", f"vectors({each.width})", {}, numbers, joined)
+                lines.append("    }")
+                for piece in each.joined:
+                    name = self._name(piece)
+                    lines.append(f"    {name} = {_LANES[piece.op]}({name});")
+                    lines += self._store_number(piece, numbers)
         lines.append("  }")
         return "\n".join(lines)
 
-    def _reduction(self, piece: Piece) -> list[str]:
+    def _name(self, piece: Piece) -> str:
+        return f"v{self.numbers.setdefault(piece, len(self.numbers))}"
+
+    def _reduction(self, piece: Piece, numbers: dict[Ref, str]) -> list[str]:
+        """A reduction of a row in memory."""
         row = piece.rows[0]
         place = row.place
         assert place is not None
-        address = self._address(place)
-        start = "V{}" if piece.op == "sum" else "all(-(S)__builtin_inf())"
-        combine = "total + x" if piece.op == "sum" else "vmax(total, x)"
-        lines = [
-            f"      const S* const p = {address};",
-            f"      V total = {start};",
+        name = self._name(piece)
+        return [
+            f"    V {name} = {_START[piece.op]};",
+            "    {",
+            f"      const S* const p = {self._address(place)};",
             f"      for (long q = 0; q < vectors({row.width}); q++) {{",
             f"        const long n = {row.width} - q * VL;",
-            "        V x = load(p + q * VL, n);",
-            f"        total = n < VL ? choose(lanes_below(n), {combine}, total) : {combine};",
+            "        const V x = load(p + q * VL, n);",
+            f"        {self._combine(piece, name, 'x', row.width)}",
             "      }",
-            f"      const V result = all({'sum_lanes' if piece.op == 'sum' else 'max_lanes'}(total));",
-            "      const long n = 1;",
+            "    }",
+            f"    {name} = {_LANES[piece.op]}({name});",
+            *self._store_number(piece, numbers),
         ]
-        for target in self._targets(piece):
-            lines.append(f"      store({target}, result, n);")
-        if piece.outputs or piece.nexts:
-            lines.insert(0, "      const long t = c.tm[m], b = c.bm[m]; (void)t; (void)b;")
-        return lines
+
+    @staticmethod
+    def _combine(piece: Piece, total: str, part: str, width: int) -> str:
+        """Takes one vector more into a reduction; lanes past the row's end count for nothing."""
+        more = f"{total} + ({part})" if piece.op == "sum" else f"vmax({total}, {part})"
+        return f"{total} = {width} % VL == 0 || n >= VL ? {more} : choose(lanes_below(n), {more}, {total});"
+
+    def _store_number(self, piece: Piece, numbers: dict[Ref, str]) -> list[str]:
+        numbers[piece] = name = self._name(piece)
+        return [f"    store({target}, {name}, 1);" for target in self._targets(piece)]
 
     def _targets(self, piece: Piece) -> list[str]:
         """The addresses where a piece's first column of row m is stored."""
-        found = [self._address(Place("buffer", buffer.index, start)) for buffer, start in piece.stores]
+        found = [
+            self._address(Place("buffer", buffer.index, start))
+            for buffer, start in piece.stores
+            if buffer.index in self.read
+        ]
         for index, start in piece.nexts:
             width = self.program.states[index].width
             found.append(f"c.nxt[{index}] + (m - m0) * LD({width}) + {start}")
         found += [f"c.out[{index}].at(t, b) + {start}" for index, start in piece.outputs]
         return found
 
-    def _columns(self, each: Pass, indent: str, first: str, count: str, sums: dict[Piece, str]) -> list[str]:
-        """The loop over the columns of one row: loads, operations and stores."""
+    def _columns(
+        self,
+        each: Pass,
+        indent: str,
+        first: str,
+        count: str,
+        sums: dict[Piece, str],
+        numbers: dict[Ref, str],
+        joined: Sequence[Piece] = (),
+    ) -> list[str]:
+        """The loop over the columns of one row: loads, operations and stores, and its part of reductions.
+
+        `numbers` are the row's values of width 1 that stand in registers. A pass of width 1 that is given
+        some, or none yet, by a stage that works row by row, adds its own: it has no loop (`first` is empty).
+        """
         rows: dict[str, str] = {}
         hoisted: list[str] = []
         body: list[str] = []
-        known: dict[Ref, str] = {}
         inside = set(each.pieces)
+        straight = not first
+        known: dict[Ref, str] = numbers if straight else dict(numbers)
+        column, lanes = ("", "1") if straight else (" + j", "n")
 
         def pointer(address: str, type_: str) -> str:
+            if straight:
+                return f"({address})"
             if address not in rows:
                 rows[address] = f"p{len(rows)}"
                 hoisted.append(f"{type_}* const {rows[address]} = {address};")
@@ -320,9 +383,10 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
             assert not (isinstance(ref, Piece) and ref in inside), ref
             address, type_ = place_of(ref)
             p = pointer(address, type_)
-            name = f"x{len(known)}"
-            if ref.width == 1 and each.width > 1:
-                hoisted.append(f"const V {name} = all(load_one({p}));")
+            name = f"x{self.loads}"
+            self.loads += 1
+            if ref.width == 1 and (straight or each.width > 1):
+                (body if straight else hoisted).append(f"const V {name} = all(load_one({p}));")
             else:
                 body.append(f"const V {name} = load({p} + j, n);")
             known[ref] = name
@@ -333,15 +397,17 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
             return f"({a} {COMPARE[piece.op]} {b})"
 
         for piece in each.pieces:
-            number = self.numbers.setdefault(piece, len(self.numbers))
-            name = f"v{number}"
+            name = self._name(piece)
+            if piece.joined:
+                continue
             if piece.is_matmul:
                 expression = sums[piece]
             elif piece.op == "window":
                 place = piece.rows[0].place
                 assert place is not None
                 address = self._address(replace(place, start=place.start + int(piece.number)))
-                expression = f"load({pointer(address, 'const S')} + j, n)"
+                p = pointer(address, "const S")
+                expression = f"all(load_one({p}))" if straight else f"load({p} + j, n)"
             elif piece.op == "where":
                 condition = piece.operands[0]
                 assert isinstance(condition, Piece) and condition.op in COMPARISONS
@@ -360,7 +426,14 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
                 guard = ""
                 if type_ == "STORED" and int(target[6 : target.index("]")]) in self.shared.values():
                     guard = f"if ({target[: target.index('.at')]}.p) "
-                body.append(f"{guard}store({pointer(target, type_)} + j, {name}, n);")
+                body.append(f"{guard}store({pointer(target, type_)}{column}, {name}, {lanes});")
+        for piece in joined:
+            parts = [known[part] for part in piece.rows[0].parts if part in inside]
+            if piece.op == "sum" and parts:
+                parts = [" + ".join(parts)]
+            body += [self._combine(piece, self._name(piece), part, each.width) for part in parts]
+        if straight:
+            return [indent + line for line in body]
         lines = [f"{indent}const long t = c.tm[m], b = c.bm[m]; (void)t; (void)b;"]
         lines += [indent + line for line in hoisted]
         lines.append(f"{indent}for (long q = 0; q < {count}; q++) {{")

@@ -93,12 +93,14 @@ _kernels: dict[tuple[str, torch.dtype], "Kernel"] = {}
 
 def build_many(programs: Sequence[Program], dtype: torch.dtype, *, optimised: bool = True) -> list["Kernel"]:
     """Compile several Programs in one run of the compiler; not `optimised`, where a run or two is all."""
-    text = codegen.generate(programs, NAMES[dtype])
 
     def make(path: Path) -> None:
+        text = codegen.generate(programs, NAMES[dtype])
         toolchain.compile_object(text, path, openmp=False, optimised=optimised)
 
-    library = cache.load(_key(text if optimised else f"// -O0\n{text}"), make)
+    # What decides the text stands for it, so that nothing is generated where the cache has the object.
+    decides = [*(program.key for program in programs), NAMES[dtype], str(optimised), *_generators()]
+    library = cache.load(_key("\0".join(decides)), make)
     shared = routines(dtype)
     return [
         Kernel(program, dtype, _address(library, f"rnnlab_program{number}"), shared)
@@ -125,6 +127,13 @@ def routines(dtype: torch.dtype) -> ctypes.CDLL:
         function.argtypes = [ctypes.c_void_p]
         function.restype = ctypes.c_int
     return library
+
+
+@cache_result
+def _generators() -> list[str]:
+    """The code that writes a Program's text, as part of what decides it."""
+    names = ("program.py", "cpu/codegen.py", "cpu/planner.py", "cpu/schedule.py")
+    return [(toolchain.HERE.parent / name).read_text() for name in names]
 
 
 def _key(text: str) -> str:

@@ -2,9 +2,6 @@
 #pragma once
 
 #if defined(__clang__) || __GNUC__ >= 12
-template <long... i> struct Indices {};
-template <long n, long... i> struct Count : Count<n - 1, n - 1, i...> {};
-template <long... i> struct Count<0, i...> { typedef Indices<i...> type; };
 template <long... i> INLINE V interleave_low(V a, V b, Indices<i...>) {
   return __builtin_shufflevector(a, b, (i % 2 ? VL + i / 2 : i / 2)...);
 }

@@ -27,6 +27,9 @@ from rnnlab_kernels.cpu.schedule import (
 )
 from rnnlab_kernels.program import Program
 
+PassKey = tuple[Phase, int, int, Piece | None]
+"""Phase, level and width of a pass, and the reduction where it has a pass of its own."""
+
 
 def plan(program: Program) -> Plan:
     """Order a Program for the CPU."""
@@ -252,7 +255,27 @@ class _Planner:
         return None
 
     def _level(self) -> None:
-        """A pass needs all rows that it reads; pieces of one level and width share a pass."""
+        """A pass needs all rows that it reads; pieces of one level and width share a pass.
+
+        A reduction is joined to the passes that compute its row, where they belong to one stage.
+        """
+        joined = {piece for piece in self.all if piece.is_reduction}
+        while True:
+            for piece in joined:
+                piece.joined = True
+            self._set_levels()
+            matmuls = {(piece.phase, piece.level) for piece in self.all if piece.is_matmul}
+            apart = {piece for piece in joined if not self._in_one_stage(piece, matmuls)}
+            if not apart:
+                break
+            joined -= apart
+            for piece in apart:
+                piece.joined = False
+        read = {row.place for piece in self.all if not piece.joined for row in piece.rows}
+        for piece in self.all:
+            piece.stores = [(b, at) for b, at in piece.stores if Place("buffer", b.index, 0) in read]
+
+    def _set_levels(self) -> None:
         for piece in self._topological():
             piece.level = 0
             for ref in inner(piece):
@@ -263,8 +286,18 @@ class _Planner:
                     continue
                 for ref in row.parts:
                     if isinstance(ref, Piece) and ref.phase == piece.phase:
-                        after_all = 1 if ref.is_reduction else 0
-                        piece.level = max(piece.level, ref.level + max(1, after_all))
+                        piece.level = max(piece.level, ref.level + (0 if piece.joined else 1))
+
+    @staticmethod
+    def _in_one_stage(reduction: Piece, matmuls: set[tuple[Phase, int]]) -> bool:
+        """Whether passes between which there are no matmuls compute the row that a reduction reads."""
+        parts = [part for part in reduction.rows[0].parts if isinstance(part, Piece)]
+        if len(parts) < len(reduction.rows[0].parts):
+            return False
+        if any(p.phase != reduction.phase or p.is_reduction or p.width == 1 for p in parts):
+            return False
+        first, last = min(p.level for p in parts), max(p.level for p in parts)
+        return not any((reduction.phase, level) in matmuls for level in range(first, last + 1))
 
     def _keep(self) -> None:
         """Give a buffer to every piece that another pass reads."""
@@ -309,11 +342,14 @@ class _Planner:
         return piece.buffer is buffer and any(ref is piece for ref in inner(reader))
 
     @staticmethod
-    def _pass_key(piece: Piece) -> tuple[Phase, int, int, Piece | None]:
-        return (piece.phase, piece.level, piece.width, piece if piece.is_reduction else None)
+    def _pass_key(piece: Piece) -> PassKey:
+        if piece.joined:  # the last of the passes that compute its row
+            widths = [p.width for p in piece.rows[0].parts if isinstance(p, Piece) and p.level == piece.level]
+            return piece.phase, piece.level, max(widths), None
+        return piece.phase, piece.level, piece.width, piece if piece.is_reduction else None
 
     def _stages(self) -> list[Stage]:
-        groups: dict[tuple[Phase, int, int, Piece | None], list[Piece]] = {}
+        groups: dict[PassKey, list[Piece]] = {}
         for piece in self._topological():
             groups.setdefault(self._pass_key(piece), []).append(piece)
         passes = [Pass(phase, level, width, pieces) for (phase, level, width, _), pieces in groups.items()]

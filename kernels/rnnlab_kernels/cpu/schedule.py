@@ -89,6 +89,8 @@ class Piece:
     phase: Phase = "loop"
     level: int = 0
     buffer: Buffer | None = None
+    joined: bool = False
+    """A reduction that is found by the passes that compute its row, which need not be stored then."""
     stores: list[tuple[Buffer, int]] = field(default_factory=list)
     nexts: list[tuple[int, int]] = field(default_factory=list)
     outputs: list[tuple[int, int]] = field(default_factory=list)
@@ -129,7 +131,13 @@ class Pass:
 
     @property
     def reductions(self) -> list[Piece]:
-        return [piece for piece in self.pieces if piece.is_reduction]
+        """Those that read a row from memory: a pass of their own."""
+        return [piece for piece in self.pieces if piece.is_reduction and not piece.joined]
+
+    @property
+    def joined(self) -> list[Piece]:
+        """Those of rows of which this pass computes the last part."""
+        return [piece for piece in self.pieces if piece.joined]
 
 
 @dataclass(eq=False)
@@ -142,7 +150,7 @@ class Stage:
     @property
     def splits_columns(self) -> bool:
         """Whether threads may share its columns; otherwise they share its rows."""
-        return len(self.passes) == 1 and not self.passes[0].reductions
+        return len(self.passes) == 1 and not any(p.is_reduction for p in self.passes[0].pieces)
 
 
 @dataclass(eq=False)

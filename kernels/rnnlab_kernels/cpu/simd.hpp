@@ -132,18 +132,32 @@ INLINE S load_one(const bf16* p) { return widen(*p); }
 INLINE void store_one(S* p, S v) { *p = v; }
 INLINE void store_one(bf16* p, S v) { *p = narrow(v); }
 
-// The sum or maximum of the lanes, in one fixed order.
-INLINE S sum_lanes(V v) {
-  for (long step = VL / 2; step > 0; step /= 2)
-    for (long i = 0; i < step; i++) v[i] += v[i + step];
-  return v[0];
+// Each lane from the one `by` places on.
+#if defined(__clang__) || __GNUC__ >= 12
+template <long... i> struct Indices {};
+template <long n, long... i> struct Count : Count<n - 1, n - 1, i...> {};
+template <long... i> struct Count<0, i...> { typedef Indices<i...> type; };
+template <long by, long... i> INLINE V rotate(V v, Indices<i...>) {
+  return __builtin_shufflevector(v, v, ((i + by) % VL)...);
+}
+template <long by> INLINE V rotate(V v) { return rotate<by>(v, typename Count<VL>::type()); }
+#else
+template <long by> INLINE V rotate(V v) {
+  V y;
+  for (long i = 0; i < VL; i++) y[i] = v[(i + by) % VL];
+  return y;
+}
+#endif
+// The sum of the lanes in each of them, in one fixed order.
+template <long by = VL / 2> INLINE V sum_lanes(V v) {
+  if constexpr (by == 0) return v;
+  else return sum_lanes<by / 2>(v + rotate<by>(v));
 }
 INLINE V vmax(V a, V b) { V m = a > b ? a : b; return a != a ? a : m; }
 INLINE V vmin(V a, V b) { V m = a < b ? a : b; return a != a ? a : m; }
-INLINE S max_lanes(V v) {
-  S m = v[0];
-  for (long i = 1; i < VL; i++) m = (v[i] > m || v[i] != v[i]) ? v[i] : m;
-  return m;
+template <long by = VL / 2> INLINE V max_lanes(V v) {
+  if constexpr (by == 0) return v;
+  else return max_lanes<by / 2>(vmax(v, rotate<by>(v)));
 }
 
 INLINE V vabs(V x) { return as_real(as_int(x) & (Int)~((Int)1 << (sizeof(S) * 8 - 1))); }
