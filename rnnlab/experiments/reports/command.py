@@ -77,12 +77,14 @@ def report(
 
     Raises:
         FileNotFoundError, ValueError: see `read_sweep`; no such metric; plotly is missing.
+        OSError: no room on the disk; what was there before stays.
     """
     from rnnlab.experiments.reports.gather import Report
     from rnnlab.experiments.reports.page import plotly_script, render
     from rnnlab.experiments.reports.tables import print_report, write_csv
     from rnnlab.experiments.sweeps.folder import read_sweep
     from rnnlab.training.console import make_console
+    from rnnlab.training.storage import write_text_whole
 
     found = Report(read_sweep(folder), metric, mode)
     plotly = plotly_script() if page else ""
@@ -92,7 +94,7 @@ def report(
     place.mkdir(parents=True, exist_ok=True)
     written = write_csv(found, place)
     if page:
-        (place / "report.html").write_text(render(found, plotly), encoding="utf-8")
+        write_text_whole(place / "report.html", render(found, plotly))
         written.append(place / "report.html")
     out.print()
     for file in written:

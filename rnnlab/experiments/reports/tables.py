@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rnnlab.experiments.reports.gather import COSTS, Report, brief, command, number, reason, text
+from rnnlab.training.storage import write_text_whole
 
 SHOWN = 20
 
@@ -157,8 +159,9 @@ def write_csv(report: Report, folder: Path) -> list[Path]:
     written = []
     for name, rows in (("leaderboard", board), ("jobs", jobs)):
         file = folder / f"{name}.csv"
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows(rows)
+        stream = io.StringIO(newline="")
+        csv.writer(stream).writerows(rows)
+        write_text_whole(file, stream.getvalue())
         written.append(file)
     return written
 

@@ -148,7 +148,7 @@ class Controller:
         error = ended.error
         if isinstance(error, BaseException) and is_disk_full(error):
             self._stop_jobs()
-            raise OSError(errno.ENOSPC, DISK_FULL)
+            raise OSError(errno.ENOSPC, DISK_FULL, str(self.folder))
         if error is not None:
             reason = str(error) if isinstance(error, ProcessDied) else f"{type(error).__name__}: {error}"
             note_death(job.folder, reason)

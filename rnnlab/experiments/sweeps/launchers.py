@@ -14,6 +14,7 @@ import importlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -320,6 +321,8 @@ class Ray:
     def __init__(self, workers: int, threads: int, gpus: int = 0, address: str | None = None) -> None:
         ray = self._ray = _import("ray")
         self.slots, self.threads = workers, threads
+        if address is not None:
+            _require_listener(address)
         local = {} if address else {"num_cpus": max(1, workers * threads), "include_dashboard": False}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
@@ -360,6 +363,21 @@ class Ray:
         for reference in self._running if kill else ():
             self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Ray asks a machine that does not answer for minutes: find out before.
+
+    Raises:
+        ValueError: nobody listens at `HOST:PORT`, or `ray://HOST:PORT`.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto`: Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"ray_address={address}: no cluster answers there: {error}") from error
 
 
 def make_launcher(settings: SweepSettings, folder: Path) -> Launcher:

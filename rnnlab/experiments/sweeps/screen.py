@@ -151,6 +151,9 @@ def print_plan(rows: Sequence[tuple[Job, str]], console: Console, all_of_them: b
         f"{len(rows)} job{'s' if len(rows) > 1 else ''}: {told}" if rows else "no jobs", soft_wrap=True
     )
     if not all_of_them:
+        for job, what in rows:
+            if what.startswith("damaged"):
+                console.print(f"{job.id}: {what}", soft_wrap=True, markup=False)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("job", "point", "what happens"):
@@ -161,6 +164,8 @@ def print_plan(rows: Sequence[tuple[Job, str]], console: Console, all_of_them: b
 
 
 def _kind(what: str) -> str:
+    if what.startswith("damaged"):
+        return "damaged, moved aside, start again"
     return what if not what.startswith("goes on after") else "interrupted, go on"
 
 

@@ -1,5 +1,6 @@
 """Sweeps in this process: what is done, skipped, tried again and refused, and that jobs do not meet."""
 
+import errno
 import logging
 import os
 import random
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from rnnlab import cli
 from rnnlab.experiments.sweeps.command import sweep
 from rnnlab.experiments.sweeps.folder import lock, read_sweep
+from rnnlab.experiments.sweeps.job import Order
 from rnnlab.training.trust import allowing
 from rnnlab.training.validate import ConfigError
 
@@ -166,6 +169,21 @@ def test_a_start_without_a_word_of_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no sweep in .*nowhere to go on with"):
         sweep([f"sweep_dir={tmp_path / 'nowhere'}", "launcher=joblib"])
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_full_disk_is_told_in_one_line(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(order: Order) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rnnlab.experiments.sweeps.launchers.perform", full)
+    assert cli.main(["sweep", *small, "seed=1,2", f"sweep_dir={tmp_path / 'sweep'}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith(
+        "sweep: no space left on the disk: the sweep ends here; start it again when there is room"
+    )
+    assert [job.state for job in read_sweep(tmp_path / "sweep").jobs] == ["pending", "pending"]
 
 
 def test_a_folder_of_something_else_is_left_alone(small: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rnnlab.experiments.sweeps.job import Order, is_disk_full, is_distributed
 from rnnlab.experiments.sweeps.launchers import (
     Joblib,
     PreemptibleJob,
+    Ray,
     Submitit,
     make_launcher,
     share_gpus,
@@ -99,6 +101,16 @@ def test_a_scheduler_that_is_not_there_leaves_nothing(
     with pytest.raises(ValueError, match="there is no sbatch on this machine"):
         sweep([*small, "seed=1,2", "launcher=submitit", f"sweep_dir={tmp_path / 'sweep'}"])
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(scheme: str) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"ray_address={address}: no cluster answers there: .*refused"):
+            Ray(1, 1, address=address)
 
 
 def test_a_preempted_job_is_put_back_as_it_was() -> None:
