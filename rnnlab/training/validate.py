@@ -55,10 +55,22 @@ def faults(config: Mapping[str, Any], source: Mapping[str, Any], known: Mapping[
     """
     found = forbidden(config)
     if found:
-        return found
+        return _where_defined(found)
     universe = sorted(set(_settable(known)))
     _walk_mapping(config, source, known, "", universe, found)
     return found
+
+
+def _where_defined(found: Sequence[str]) -> list[str]:
+    """Faults without those that an alias repeats: of `cell: X` and `model.cell: X` the first."""
+    told = {tuple(line.split(": ", 1)) for line in found}
+
+    def repeats(line: str) -> bool:
+        path, _, rest = line.partition(": ")
+        parts = path.split(".")
+        return any((".".join(parts[start:]), rest) in told for start in range(1, len(parts)))
+
+    return [line for line in found if not repeats(line)]
 
 
 def _walk_mapping(

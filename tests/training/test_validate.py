@@ -177,3 +177,16 @@ def test_what_the_program_supplies_is_refused() -> None:
 def test_names_of_ones_own_stand_under_vars() -> None:
     assert check({"vars": {"width": 3, "deep": {"er": [1]}}, "seed": 1}) == []
     assert check({"seed": "one"}) == ["seed='one': expected an int, got text"]
+
+
+def test_a_name_that_an_alias_repeats_is_refused_once() -> None:
+    node = {"_target_": "my_cells.Mine"}
+    config = {
+        "cell": node,
+        "model": {"cell": node},
+        "task": {"model": {"cell": node, "head": {"_target_": "os.x"}}},
+    }
+    assert [line.split(":")[0] for line in faults(config, config, config)] == [
+        "cell._target_",
+        "task.model.head._target_",
+    ]
