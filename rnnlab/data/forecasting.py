@@ -17,7 +17,7 @@ from rnnlab.data.base import DataModule, evenly
 from rnnlab.data.batching import SequenceBatch
 from rnnlab.data.series import scale_of
 from rnnlab.data.splits import SPLITS, Split, check_fractions
-from rnnlab.data.timed import Measurements, mackey_glass, read_measurements
+from rnnlab.data.timed import Measurements, mackey_glass, read_measurements, show
 
 GENERATED = "mackey_glass"
 
@@ -187,10 +187,11 @@ class ForecastingData(DataModule):
         rows, ends = len(self.table.values), self._ends_of
         return {
             "source": self.source,
-            "rows": f"{rows:,}, from {self.table.times[0]} to {self.table.times[-1]}",
+            "rows": f"{rows:,}, from {show(self.table.times[0])} to {show(self.table.times[-1])}",
             "columns": f"{len(self._facts['columns'])} read, {len(self._facts['targets'])} forecast",
             "split": ", ".join(
-                f"{split} until {self.table.times[end - 1]}" for split, end in zip(SPLITS, ends, strict=True)
+                f"{split} until {show(self.table.times[end - 1])}"
+                for split, end in zip(SPLITS, ends, strict=True)
             ),
             "windows": {split: len(self.dataset(split)) for split in SPLITS},
             "left_out": {"rows after the test": rows - ends[-1]} if rows > ends[-1] else {},

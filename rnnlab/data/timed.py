@@ -23,6 +23,11 @@ from rnnlab.data.series_files import GAPS
 Time = datetime | float
 
 
+def show(time: Time) -> str:
+    """A time as it is told; numbers without a fraction are whole."""
+    return f"{time:.15g}" if isinstance(time, float) else str(time)
+
+
 @dataclass
 class Measurements:
     """Values at equal distances of time.
@@ -46,8 +51,8 @@ class Measurements:
     def time_after(self, row: int, steps: int) -> str:
         """The time so many steps after a row, as text."""
         if self.step is None:
-            return f"{self.times[row]} + {steps} rows"
-        return str(self.times[row] + steps * self.step)  # type: ignore[operator]
+            return f"{show(self.times[row])} + {steps} rows"
+        return show(self.times[row] + steps * self.step)  # type: ignore[operator]
 
 
 def read_measurements(

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from rnnlab.data.batching import SequenceBatch
 from rnnlab.data.forecasting import read_source
+from rnnlab.data.timed import show
 from rnnlab.nn.heads import DenseHead
 from rnnlab.nn.pooling import make_pooling
 from rnnlab.tasks import pictures
@@ -249,7 +250,7 @@ class Forecasting(Task):
             records.append(
                 {
                     "source": datamodule.source,
-                    "known_until": str(table.times[row]),
+                    "known_until": show(table.times[row]),
                     "forecast_for": table.time_after(row, self.horizon),
                     "forecast": dict(zip(self.targets, said.tolist(), strict=True)),
                     "truth": dict(zip(self.targets, truth.tolist(), strict=True)),
