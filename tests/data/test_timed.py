@@ -1,11 +1,12 @@
 """Tables with a time column as the wild has them, and the Mackey-Glass equation."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 
-from rnnlab.data.timed import mackey_glass, read_measurements
+from rnnlab.data.timed import mackey_glass, read_measurements, show
 
 
 def write(folder: Path, text: str, name: str = "log.csv") -> Path:
@@ -98,3 +99,8 @@ def test_mackey_glass_solves_its_equation() -> None:
 def test_what_cannot_be_generated_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="are above 0"):
         mackey_glass(**options)
+
+
+def test_times_are_told_as_they_are_written() -> None:
+    assert show(7999.0) == "7999" and show(0.25) == "0.25" and show(1234567.0) == "1234567"
+    assert show(datetime(2016, 7, 1, 3)) == "2016-07-01 03:00:00"
