@@ -87,12 +87,68 @@ def _gru(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
     return ((1 - z) * n + z * h,)
 
 
+def _gates(jnp: Any, p: Any, x: Any, h: Any) -> Any:
+    gates = x @ p["weight_ih"].T + p["bias_ih"] + h @ p["weight_hh"].T + p["bias_hh"]
+    return jnp.split(gates, 4, axis=-1)
+
+
 def _lstm(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
     h, c = state
-    gates = x @ p["weight_ih"].T + p["bias_ih"] + h @ p["weight_hh"].T + p["bias_hh"]
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = _gates(jnp, p, x, h)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-_STEPS = {"rnn": (_rnn, 1), "gru": (_gru, 1), "lstm": (_lstm, 2)}
+def _peephole_lstm(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
+    h, c = state
+    i, f, g, o = _gates(jnp, p, x, h)
+    i, f = jax.nn.sigmoid(i + p["weight_ci"] * c), jax.nn.sigmoid(f + p["weight_cf"] * c)
+    c = f * c + i * jnp.tanh(g)
+    return jax.nn.sigmoid(o + p["weight_co"] * c) * jnp.tanh(c), c
+
+
+def _layer_norm(jax: Any, jnp: Any, rows: Any, weight: Any, bias: Any) -> Any:
+    centred = rows - rows.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5) * weight + bias
+
+
+def _layer_norm_lstm(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
+    h, c = state
+    gates = _layer_norm(jax, jnp, x @ p["weight_ih"].T, p["weight_ln_ih"], p["bias_ih"])
+    gates += _layer_norm(jax, jnp, h @ p["weight_hh"].T, p["weight_ln_hh"], p["bias_hh"])
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    normal = _layer_norm(jax, jnp, c, p["weight_ln_c"], p["bias_ln_c"])
+    return jax.nn.sigmoid(o) * jnp.tanh(normal), c
+
+
+def _gru_reset_before(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
+    (h,) = state
+    x_r, x_z, x_n = jnp.split(x @ p["weight_ih"].T + p["bias_ih"], 3, axis=-1)
+    (weight_r, weight_z, weight_n), (bias_r, bias_z, bias_n) = (
+        jnp.split(p[name], 3) for name in ("weight_hh", "bias_hh")
+    )
+    r = jax.nn.sigmoid(x_r + h @ weight_r.T + bias_r)
+    z = jax.nn.sigmoid(x_z + h @ weight_z.T + bias_z)
+    n = jnp.tanh(x_n + (r * h) @ weight_n.T + bias_n)
+    return ((1 - z) * n + z * h,)
+
+
+def _lem(jax: Any, jnp: Any, p: Any, x: Any, state: Any) -> Any:
+    y, z = state
+    x_1, x_2, x_z, x_y = jnp.split(x @ p["weight_ih"].T + p["bias_ih"], 4, axis=-1)
+    h_1, h_2, h_z = jnp.split(y @ p["weight_hh"].T, 3, axis=-1)
+    d_1, d_2 = jax.nn.sigmoid(x_1 + h_1), jax.nn.sigmoid(x_2 + h_2)
+    z = (1 - d_1) * z + d_1 * jnp.tanh(x_z + h_z)
+    return (1 - d_2) * y + d_2 * jnp.tanh(x_y + z @ p["weight_hh_y"].T), z
+
+
+_STEPS = {
+    "rnn": (_rnn, 1),
+    "gru": (_gru, 1),
+    "lstm": (_lstm, 2),
+    "peephole_lstm": (_peephole_lstm, 2),
+    "layer_norm_lstm": (_layer_norm_lstm, 2),
+    "gru_reset_before": (_gru_reset_before, 1),
+    "lem": (_lem, 2),
+}

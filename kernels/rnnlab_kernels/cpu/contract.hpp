@@ -6,6 +6,7 @@ constexpr long DEPTH = 128;  // rows of the sequences at a time: a panel of them
 constexpr long PANEL = 4;    // vectors of columns
 constexpr long PANELS = 8;   // packed at a time
 constexpr long STRIP = 8;    // vectors of columns whose sums are kept at once
+constexpr long MOST_SUMMED = 8;  // products of one factor whose columns are summed up together
 
 // result[M, N] = left[T*B, M]^T right[T*B, N], and, where wanted, the column sums of left.
 struct Factor { Steps steps; long width; S* result; };
@@ -163,50 +164,67 @@ static int contract(const int64_t* a, int threads) {
   return done ? 0 : contract(a, 1);
 }
 
+struct Product { Steps left; S* result; };
+
 struct ColumnSums : Sum {
-  Steps left, right;  // no left: the sums of right alone
+  Steps right;
   long width;
-  S* result;
+  S* total;  // of right alone, or nothing
+  long products;
+  Product product[MOST_SUMMED];
 };
 
 static void sum_columns(void* context, int thread) {
   const ColumnSums& job = *(const ColumnSums*)context;
   const long units = vectors(job.width), from = units * thread / job.threads * VL;
   const long last = units * (thread + 1) / job.threads * VL, until = last < job.width ? last : job.width;
+  // The sums of right stand behind those of the products.
+  V sums[MOST_SUMMED + 1][STRIP], block[MOST_SUMMED + 1][STRIP];
   for (long m = from; m < until; m += STRIP * VL) {
-    V total[STRIP], block[STRIP];
-    for (long v = 0; v < STRIP; v++) total[v] = block[v] = V{};
+    const long strip = vectors(until - m) < STRIP ? vectors(until - m) : STRIP;
+    for (long i = 0; i <= job.products; i++)
+      for (long v = 0; v < strip; v++) sums[i][v] = block[i][v] = V{};
     for (long k = 0; k < job.count; k += VL) {
       const long n = job.count - k < VL ? job.count - k : VL;
-      const STORED *left[VL], *right[VL];
+      const STORED *at[VL], *left_at[MOST_SUMMED][VL];
       for (long r = 0; r < n; r++) {
-        right[r] = job.at(job.right, k + r) + m;
-        left[r] = job.left.p ? job.at(job.left, k + r) + m : nullptr;
+        at[r] = job.at(job.right, k + r);
+        for (long i = 0; i < job.products; i++) left_at[i][r] = job.at(job.product[i].left, k + r);
       }
-      for (long v = 0; v < STRIP && m + v * VL < until; v++) {
-        const long j = v * VL, wide = until - m - j;
-        V rows[VL];
-        for (long r = 0; r < VL; r++) {
-          rows[r] = r < n ? load(right[r] + j, wide) : V{};
-          if (r < n && job.left.p) rows[r] = rows[r] * load(left[r] + j, wide);
+      for (long v = 0; v < strip; v++) {
+        const long j = m + v * VL, wide = until - j;
+        V right[VL], product[VL];
+        for (long r = 0; r < VL; r++) right[r] = r < n ? load(at[r] + j, wide) : V{};
+        for (long i = 0; i < job.products; i++) {
+          for (long r = 0; r < VL; r++) product[r] = r < n ? right[r] * load(left_at[i][r] + j, wide) : V{};
+          block[i][v] = block[i][v] + sum_rows(product);
         }
-        block[v] = block[v] + sum_rows(rows);
-        if ((k + VL) % DEPTH == 0 || k + VL >= job.count) total[v] = total[v] + block[v], block[v] = V{};
+        if (job.total) block[job.products][v] = block[job.products][v] + sum_rows(right);
       }
+      if ((k + VL) % DEPTH == 0 || k + VL >= job.count)
+        for (long i = 0; i <= job.products; i++)
+          for (long v = 0; v < strip; v++) sums[i][v] = sums[i][v] + block[i][v], block[i][v] = V{};
     }
-    for (long v = 0; v < STRIP && m + v * VL < until; v++) store(job.result + m + v * VL, total[v], until - m - v * VL);
+    for (long i = 0; i <= job.products; i++) {
+      S* const result = i < job.products ? job.product[i].result : job.total;
+      for (long v = 0; result && v < strip; v++) store(result + m + v * VL, sums[i][v], until - m - v * VL);
+    }
   }
 }
 
-// arguments: count, B, threads, rows, then address, step stride and row stride of the right and of the left factor
-// (0 where there is none), their width, and the result.
+// arguments: count, B, threads, rows, then address, step stride, row stride, width and sums of the right factor, then
+// the number of left factors that it is multiplied by, and address, strides and sums of the products for each.
 static int column_sums(const int64_t* a, int threads) {
   ColumnSums job{};
   static_cast<Sum&>(job) = sum_of(a, threads);
   job.right = {(STORED*)a[4], (long)a[5], (long)a[6]};
-  job.left = {(STORED*)a[7], (long)a[8], (long)a[9]};
-  job.width = a[10];
-  job.result = (S*)a[11];
+  job.width = a[7];
+  job.total = (S*)a[8];
+  job.products = a[9];
+  for (long i = 0; i < job.products; i++) {
+    const int64_t* p = a + 10 + 4 * i;
+    job.product[i] = {{(STORED*)p[0], (long)p[1], (long)p[2]}, (S*)p[3]};
+  }
   if (job.threads > vectors(job.width)) job.threads = (int)vectors(job.width);
   if (job.count * job.width < 50000) job.threads = 1;
   if (job.threads == 1) return sum_columns(&job, 0), 0;

@@ -15,6 +15,8 @@ from rnnlab_kernels.program import contract_all as reference_contract_all
 
 MOST_PRODUCTS = 64
 """How many products with one factor are found together."""
+MOST_SUMMED = 8
+"""The same for products element by element."""
 
 
 def contract(contraction: Contraction, left: Tensor | None, right: Tensor) -> Tensor:
@@ -36,7 +38,8 @@ def contract_all(
         return reference_contract_all(contractions, lefts, rights, rows)
     results: list[Tensor | None] = [None] * len(contractions)
     groups: dict[int, _Group] = {}
-    todo: list[_Group] = []
+    columns: dict[int, _Columns] = {}
+    todo: list[_Group | _Columns] = []
     for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
         if contraction.kind == "outer":
             assert left is not None
@@ -48,15 +51,23 @@ def contract_all(
             result = results[number] = first.new_empty(first.shape[2], second.shape[2])
             group.products.append((second, result))
     for number, (contraction, left, right) in enumerate(zip(contractions, lefts, rights, strict=True)):
-        if contraction.kind != "outer":
-            total = results[number] = right.new_empty(right.shape[2])
-            group = groups.get(id(right))
-            if left is None and group is not None and group.total is None:
-                group.total = total
-            else:
-                _column_sums(left, right, rows, total)
-    for group in todo:
-        group.run()
+        if contraction.kind == "outer":
+            continue
+        total = results[number] = right.new_empty(right.shape[2])
+        group = groups.get(id(right))
+        if left is None and group is not None and group.total is None:
+            group.total = total
+            continue
+        found = columns.get(id(right))
+        if found is None or found.is_full(left):
+            found = columns[id(right)] = _Columns(right, rows)
+            todo.append(found)
+        if left is None:
+            found.total = total
+        else:
+            found.products.append((left, total))
+    for each in todo:
+        each.run()
     return [result for result in results if result is not None]
 
 
@@ -84,21 +95,32 @@ class _Group:
         _finish(routines(first.dtype).rnnlab_contract, arguments)
 
 
-def _column_sums(left: Tensor | None, right: Tensor, rows: Tensor | None, total: Tensor) -> None:
-    """The column sums of one factor, or of the products of two, into `total`."""
-    arguments = _begin(right, rows)
-    if arguments is None:
-        total.zero_()
-        return
-    keep: list[Tensor] = []
-    for factor in (right, left):
-        if factor is None:
-            arguments += (0, 0, 0)
-        else:
-            factor = row_by_row(factor, keep)
-            arguments += (factor.data_ptr(), *factor.stride()[:2])
-    arguments += (right.shape[2], total.data_ptr())
-    _finish(routines(right.dtype).rnnlab_column_sums, arguments)
+class _Columns:
+    """The column sums of one factor, and of its products with others element by element."""
+
+    def __init__(self, factor: Tensor, rows: Tensor | None) -> None:
+        self.factor, self.rows = factor, rows
+        self.total: Tensor | None = None
+        self.products: list[tuple[Tensor, Tensor]] = []
+
+    def is_full(self, left: Tensor | None) -> bool:
+        """Whether there is no room for one sum more: that of the factor itself where there is no `left`."""
+        return self.total is not None if left is None else len(self.products) == MOST_SUMMED
+
+    def run(self) -> None:
+        right, keep = self.factor, list[Tensor]()
+        arguments = _begin(right, self.rows)
+        if arguments is None:
+            for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
+                tensor.zero_()
+            return
+        factor = row_by_row(right, keep)
+        total = 0 if self.total is None else self.total.data_ptr()
+        arguments += (factor.data_ptr(), *factor.stride()[:2], right.shape[2], total, len(self.products))
+        for left, result in self.products:
+            left = row_by_row(left, keep)
+            arguments += (left.data_ptr(), *left.stride()[:2], result.data_ptr())
+        _finish(routines(right.dtype).rnnlab_column_sums, arguments)
 
 
 def _begin(factor: Tensor, rows: Tensor | None) -> list[int] | None:

@@ -193,6 +193,7 @@ def test_contractions(T, B, K, N, threads, dtype, some):
         (Contraction("sum", 3, None, place), None, right),
         (Contraction("product", 4, place, place), shifted, right),
         (Contraction("sum", 5, None, place), None, left),
+        *((Contraction("product", 6 + n, place, place), right, right) for n in range(9)),
     ]
     rows = (torch.rand(T * B, generator=generator) < 0.5).nonzero().squeeze(1) if some else None
     summed = slice(None) if rows is None else rows
