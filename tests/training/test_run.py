@@ -185,3 +185,12 @@ def test_a_long_example_is_cut_on_screen_and_kept_for_predict(
     assert len(file.read_text(encoding="utf-8").split()) == 60
     assert "…" in said
     assert cli.main(hint[1:]) == 0
+
+
+def test_commands_that_are_shown_name_what_the_user_has_to_trust() -> None:
+    from rnnlab.training.run import _trust
+    from rnnlab.training.trust import allowing
+
+    assert _trust() == ""
+    with allowing("my_cells", "my_data"):
+        assert _trust() == " allow=my_cells,my_data"
