@@ -132,7 +132,7 @@ class DeepRNN(nn.Module):
                 made = build(
                     factory, widths[-1], size, bias=bias, options=options, device=device, dtype=dtype
                 )
-                layer = Recurrence(made, reverse=bool(suffix), backend=backend)
+                layer = Recurrence(made, reverse=bool(suffix), backend=backend, input_size=widths[-1])
                 self.layers[f"l{index}{suffix}"] = layer
                 specs.append(self._probe(layer, widths[-1]))
             width = specs[-1].output_shape[0]

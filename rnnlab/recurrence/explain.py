@@ -119,7 +119,7 @@ def explain(
 
     Args:
         module: a cell, a `Recurrence`, or a module that holds some, such as a `DeepRNN`.
-        input_size: I, where a cell has no attribute `input_size`.
+        input_size: I, where neither a cell nor its network tells it.
         dtype: of the input; that of the cell's parameters where None.
         backend: the backend to ask for; that of each `Recurrence` where None.
 
@@ -141,7 +141,7 @@ def _layer(
     name: str, recurrence: Recurrence, input_size: int | None, dtype: torch.dtype | None, backend: str
 ) -> Layer:
     cell = recurrence.cell
-    width = getattr(cell, "input_size", input_size)
+    width = input_size if recurrence.input_size is None else recurrence.input_size
     if not isinstance(width, int):
         raise ValueError(
             f"{type(cell).__name__} has no attribute input_size: say how wide its input is, "

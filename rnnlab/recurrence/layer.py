@@ -39,15 +39,24 @@ class Recurrence(nn.Module):
         cell: any module with `forward(x_t, state) -> new_state`; see `rnnlab.recurrence.contract`.
         reverse: run from each row's last step to its first.
         backend: "auto" for the fastest that applies, or the name of one; see `rnnlab.recurrence.backends`.
+        input_size: the width of the inputs, for `rnnlab.explain`; that of the cell where None.
     """
 
-    def __init__(self, cell: nn.Module, *, reverse: bool = False, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        cell: nn.Module,
+        *,
+        reverse: bool = False,
+        backend: str = "auto",
+        input_size: int | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(cell, nn.Module):
             raise TypeError(f"cell must be an nn.Module instance, got {cell!r}")
         self.cell = cell
         self.reverse = reverse
         self.backend = choice.check_name(backend)
+        self.input_size = getattr(cell, "input_size", None) if input_size is None else input_size
         self._forget()
 
     def _forget(self) -> None:

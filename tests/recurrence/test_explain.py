@@ -1,5 +1,6 @@
 """What `rnnlab explain` says of a cell."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -57,6 +58,26 @@ def test_every_layer_and_direction_of_a_network() -> None:
     assert "reverse" in found.layers[1].cell
     assert found.layers[0].forward is not None
     assert "adjoint program" in found.programs()
+
+
+class Leaky(nn.Module):
+    """Tells its width nowhere."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.inward, self.across = nn.Linear(input_size, hidden_size), nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return 0.9 * h + 0.1 * torch.tanh(self.inward(x) + self.across(h))
+
+
+def test_a_network_tells_the_widths_that_its_cells_do_not() -> None:
+    network = DeepRNN(Leaky, 5, [6, 4], bidirectional=True)
+    for found in (explain(network), explain(copy.deepcopy(network))):
+        assert [re.search(r"input (\d+)", layer.cell)[1] for layer in found.layers] == ["5", "5", "12", "12"]
+    with pytest.raises(ValueError, match="no attribute input_size"):
+        explain(Leaky(5, 6))
+    assert "input 5," in explain(Leaky(5, 6), 5).layers[0].cell
 
 
 def test_a_cell_of_a_stranger() -> None:
