@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -194,6 +195,9 @@ def print_end(
             console.print(Text(f"failed  {job.label}  {job.status.reason}", style="red"), soft_wrap=True)
             console.print(Text(f"        {job.log}"), soft_wrap=True)
     console.print(f"\neverything is in {folder}", soft_wrap=True, markup=False)
+    if any(job.state == "finished" for job in jobs):
+        report = shlex.join(["rnnlab", "report", str(folder)])
+        console.print(f"next:\n  {report}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _last_if_nan(value: float) -> float:

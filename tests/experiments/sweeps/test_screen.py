@@ -50,6 +50,10 @@ def test_the_end_shows_the_best_first_and_why_others_failed(tmp_path: Path) -> N
     assert told.index("seed=1") < told.index("seed=0") < told.index("seed=2")
     assert "it broke" in told
     assert "3 finished, 1 failed" in told
+    assert f"rnnlab report {tmp_path}" in told
+    out = io.StringIO()
+    print_end(jobs[-1:], [], tmp_path, Console(file=out, width=100))
+    assert "it broke" in out.getvalue() and "rnnlab report" not in out.getvalue()
 
 
 @pytest.mark.parametrize(
