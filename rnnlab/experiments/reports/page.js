@@ -188,21 +188,30 @@ function choose(id, on) {
   } else chosen.delete(id);
 }
 const withCurves = () => data.jobs.filter((job) => job.curves[$("quantity").value]);
+/* Until a job is chosen, curves are coloured by the key that tells most of the difference. */
+const telling = data.factors.filter((factor) => !factor.continuous && factor.levels.length <= PALETTE.length)
+  .sort((a, b) => (b.share ?? 0) - (a.share ?? 0))[0];
+const levelOf = new Map((telling?.levels ?? []).flatMap((level, i) => level.jobs.map((id) => [id, i])));
 const drawCurves = plot("curve-plot", () => {
   const quantity = $("quantity").value;
   const order = withCurves().sort((a, b) => chosen.has(a.id) - chosen.has(b.id));
+  const named = new Set();
   return {
     traces: order.map((job) => {
       const [x, y] = job.curves[quantity];
       const mine = chosen.get(job.id);
+      const level = chosen.size ? undefined : levelOf.get(job.id);
+      const first = level !== undefined && !named.has(level);
+      named.add(level);
       return {
-        x, y, mode: x.length < 25 ? "lines+markers" : "lines", name: plain(job.label), customdata: x.map(() => job.id),
-        line: { color: mine || colour("quiet"), width: mine ? 2.6 : 1.2 }, marker: { size: mine ? 6 : 3 },
-        opacity: mine || !chosen.size ? 1 : 0.5, showlegend: Boolean(mine),
+        x, y, mode: x.length < 25 ? "lines+markers" : "lines", customdata: x.map(() => job.id),
+        name: plain(level === undefined ? job.label : `${telling.name}=${telling.levels[level].label}`),
+        line: { color: mine || PALETTE[level] || colour("quiet"), width: mine ? 2.6 : 1.2 }, marker: { size: mine ? 6 : 3 },
+        opacity: mine || !chosen.size ? 1 : 0.5, showlegend: first || Boolean(mine), legendgroup: level ?? job.id,
         hovertemplate: `${plain(job.label)}<br>step %{x}: %{y:.5g}<extra></extra>`,
       };
     }),
-    xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(quantity || "") } }, showlegend: chosen.size > 0,
+    xaxis: { title: { text: "step" } }, yaxis: { title: { text: plain(quantity || "") } }, showlegend: chosen.size + levelOf.size > 0,
     legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "closest",
     annotations: order.length ? [] : [{ text: "no job has left a curve yet", showarrow: false, font: { size: 15 } }],
   };
@@ -299,7 +308,9 @@ data.factors.forEach((factor, number) => {
     ],
     title: { text: plain(factor.name) + (factor.share === null ? "" : `: ${Math.round(100 * factor.share)} %`), font: { size: 14 } },
     xaxis: { tickvals: factor.levels.map((_, i) => i), ticktext: factor.levels.map((level) => plain(level.label)),
-      range: [-0.5, factor.levels.length - 0.5], showgrid: false, zeroline: false },
+      range: [-0.5, factor.levels.length - 0.5], showgrid: false, zeroline: false, ticklabeloverflow: "allow",
+      // Plotly leaves out names that would touch; turned, all have room.
+      tickangle: factor.levels.reduce((sum, level) => sum + String(level.label).length, 0) > 30 ? -25 : 0 },
     yaxis: { title: { text: plain(data.metric) } }, hovermode: "closest",
   }), (point) => { if (point.customdata) { choose(point.customdata, true); refresh(); } });
 });

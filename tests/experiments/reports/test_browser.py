@@ -80,6 +80,10 @@ def test_a_column_sorts_and_a_job_shows_its_curve(browser: Any, make_sweep) -> N
         == "descending"
     )
 
+    named = "return document.getElementById('curve-plot').data.filter((t) => t.showlegend).map((t) => t.name)"
+    keys = {name.partition("=")[0] for name in page.execute_script(named)}
+    assert len(keys) == 1 and len(page.execute_script(named)) > 1, "one colour a value of the telling key"
+
     page.find_element("css selector", '#jobs tr[data-job="000000000010"]').click()
     assert (
         page.find_element("css selector", "#details code").text
