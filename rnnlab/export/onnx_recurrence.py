@@ -92,7 +92,10 @@ def _scan(
     lengths: Val | None,
     reverse: bool,
 ) -> list[str]:
-    """A node Scan whose body is the captured step; what depends on parameters alone is written outside it."""
+    """A node Scan whose body is the captured step.
+
+    What depends on parameters alone is written outside it, or as its value where ONNX has no such operator.
+    """
     name = type(cell).__name__
     like = torch.zeros(1, *x.shape[2:], dtype=x.dtype)
     try:
@@ -103,15 +106,23 @@ def _scan(
     x_t = Val(body.fresh("x_t"), x.dtype, x.shape[1:])
     before = [Val(body.fresh("state"), s.dtype, s.shape) for s in states]
     known: dict[Value, Val] = {step.x: x_t, **dict(zip(step.states, before, strict=True))}
+    held: dict[Value, Tensor] = {}
     for value in (*step.parameters, *step.constants):
         tensor = value.tensor if value.tensor is not None else _held(cell, value.path)
         known[value] = Val(e.weight(tensor.detach(), f"{name}.{value.path or value.name}"), value.dtype, ())
         known[value] = Val(known[value].name, value.dtype, tuple(tensor.shape))
+        held[value] = tensor.detach()
     rows = body.size(before[0], 0)
     varies = {step.x, *step.states}
     for operation in step.operations:
         inside = any(value in varies for value in operation.operands) or _has_rows(operation)
-        results = write_operation(body if inside else e, operation, known, rows, name)
+        if not inside:
+            held.update(_evaluated(operation, held))
+        if inside or operation.target in RULES:
+            results = write_operation(body if inside else e, operation, known, rows, name)
+        else:
+            values = [value for value in operation.outputs if value is not None]
+            results = {v: Val(e.weight(held[v], f"{name}.{v.name}"), v.dtype, v.shape) for v in values}
         known.update(results)
         if inside:
             varies.update(results)
@@ -146,6 +157,22 @@ def _scan(
         scan_output_directions=directions,
     )
     return [outputs, *final]
+
+
+def _evaluated(operation: Operation, held: Mapping[Value, Tensor]) -> dict[Value, Tensor]:
+    """The results of an operator of parameters and constants alone."""
+
+    def given(item: Any) -> Any:
+        if isinstance(item, list | tuple):
+            return [given(part) for part in item]
+        return held[item] if isinstance(item, Value) else item
+
+    options = {key: given(item) for key, item in operation.kwargs.items()}
+    with torch.no_grad():
+        made = operation.target(*map(given, operation.args), **options)
+    tensors = made if isinstance(made, list | tuple) else [made]
+    pairs = zip(operation.outputs, tensors, strict=False)
+    return {value: tensor.contiguous() for value, tensor in pairs if value is not None}
 
 
 def _mask(e: Emitter, x: Val, lengths: Val) -> Val:
