@@ -1,24 +1,14 @@
 """The guide to language models: its Python runs, its commands are composed, its experiments train."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
+from guides import Guide, check_command
 
-from rnnlab import cli
 from rnnlab.experiments.compose import compose
 from rnnlab.training.run import train
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "language-models.md"
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = FENCE.findall(PAGE.read_text(encoding="utf-8"))
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for kind, block in BLOCKS
-    if kind == "bash"
-    for line in block.splitlines()
-]
+GUIDE = Guide("language-models.md")
 
 
 @pytest.fixture
@@ -30,16 +20,13 @@ def penn(tmp_path: Path) -> Path:
 
 
 def test_python_runs() -> None:
-    scope: dict = {"__name__": "__main__"}
-    exec(compile("\n".join(code for kind, code in BLOCKS if kind == "python"), str(PAGE), "exec"), scope)
+    scope = GUIDE.run_python()
     assert scope["symbols"].shape == (20, 4)
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", GUIDE.commands, ids=" ".join)
 def test_commands_are_known(words: list[str]) -> None:
-    assert words[0] in {command.name for command in cli.COMMANDS}
-    if words[0] == "train":
-        compose(words[1:])
+    check_command(words)
 
 
 @pytest.mark.parametrize("name", ["char_lm", "word_lm", "verses", "ptb_small", "ptb_awd"])

@@ -1,51 +1,32 @@
 """The guides to taggers and encoder-decoders: their Python runs, their commands are composed."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
+from guides import Guide, check_command
 
 from rnnlab import cli
 from rnnlab.experiments.compose import compose
 from rnnlab.training.run import train
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("encoder-decoder.md", "tagging.md")
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = {page: FENCE.findall((DOCS / page).read_text(encoding="utf-8")) for page in PAGES}
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for page in PAGES
-    for kind, block in BLOCKS[page]
-    if kind == "bash"
-    for line in block.splitlines()
-]
-
-
-def run_python(page: str) -> dict:
-    scope: dict = {"__name__": "__main__"}
-    exec(compile("\n".join(code for kind, code in BLOCKS[page] if kind == "python"), page, "exec"), scope)
-    return scope
+ENCODER_DECODER, TAGGING = Guide("encoder-decoder.md"), Guide("tagging.md")
 
 
 def test_the_encoder_decoder_of_the_guide_runs() -> None:
-    scope = run_python("encoder-decoder.md")
+    scope = ENCODER_DECODER.run_python()
     assert scope["scores"].shape == (9, 4, 40) and scope["weights"].shape == (9, 4, 7)
     assert scope["found"].symbols.shape[:2] == (4, 5)
 
 
 def test_the_spans_of_the_guide_are_those_it_says() -> None:
-    scope = run_python("tagging.md")
+    scope = TAGGING.run_python()
     assert [tuple(span) for span in scope["found"]] == [(0, 2, "person"), (3, 4, "location")]
     assert scope["text"] == "And the LORD said unto Moses, Go."
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", [*ENCODER_DECODER.commands, *TAGGING.commands], ids=" ".join)
 def test_commands_are_known(words: list[str]) -> None:
-    assert words[0] in {command.name for command in cli.COMMANDS}
-    if words[0] == "train":
-        compose(words[1:])
+    check_command(words)
 
 
 TINY = ["model.hidden_size=16", "task.embedding_size=8", "debug=fast_dev_run", "logger=none", "examples=1"]
