@@ -5,6 +5,7 @@ Legend: T time, B batch.
 
 from array import array
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,56 +72,54 @@ def contract_all(
     return [result for result in results if result is not None]
 
 
-class _Group:
-    """The products of one factor with others, and its own column sums."""
+class _Sums:
+    """What one factor is summed up to: its own column sums, and a result for each of its partners."""
+
+    routine: ClassVar[str]
 
     def __init__(self, factor: Tensor, rows: Tensor | None) -> None:
         self.factor, self.rows = factor, rows
         self.total: Tensor | None = None
         self.products: list[tuple[Tensor, Tensor]] = []
 
+    def sizes(self, partner: Tensor) -> tuple[int, ...]:
+        """What the routine is told of a partner besides where it lies."""
+        return ()
+
     def run(self) -> None:
-        first, keep = self.factor, list[Tensor]()
-        arguments = _begin(first, self.rows)
+        keep: list[Tensor] = []
+        arguments = _begin(self.factor, self.rows)
         if arguments is None:
             for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
                 tensor.zero_()
             return
-        factor = row_by_row(first, keep)
+        factor = row_by_row(self.factor, keep)
         total = 0 if self.total is None else self.total.data_ptr()
-        arguments += (factor.data_ptr(), *factor.stride()[:2], first.shape[2], total, len(self.products))
-        for other, result in self.products:
-            other = row_by_row(other, keep)
-            arguments += (other.data_ptr(), *other.stride()[:2], other.shape[2], result.data_ptr())
-        _finish(routines(first.dtype).rnnlab_contract, arguments)
+        arguments += (factor.data_ptr(), *factor.stride()[:2], factor.shape[2], total, len(self.products))
+        for partner, result in self.products:
+            partner = row_by_row(partner, keep)
+            arguments += (partner.data_ptr(), *partner.stride()[:2], *self.sizes(partner), result.data_ptr())
+        _finish(getattr(routines(factor.dtype), self.routine), arguments)
 
 
-class _Columns:
+class _Group(_Sums):
+    """The products of one factor with others, and its own column sums."""
+
+    routine = "rnnlab_contract"
+
+    def sizes(self, partner: Tensor) -> tuple[int, ...]:
+        """The partner's width, which need not be the factor's."""
+        return (partner.shape[2],)
+
+
+class _Columns(_Sums):
     """The column sums of one factor, and of its products with others element by element."""
 
-    def __init__(self, factor: Tensor, rows: Tensor | None) -> None:
-        self.factor, self.rows = factor, rows
-        self.total: Tensor | None = None
-        self.products: list[tuple[Tensor, Tensor]] = []
+    routine = "rnnlab_column_sums"
 
     def is_full(self, left: Tensor | None) -> bool:
         """Whether there is no room for one sum more: that of the factor itself where there is no `left`."""
         return self.total is not None if left is None else len(self.products) == MOST_SUMMED
-
-    def run(self) -> None:
-        right, keep = self.factor, list[Tensor]()
-        arguments = _begin(right, self.rows)
-        if arguments is None:
-            for tensor in [t for _, t in self.products] + ([] if self.total is None else [self.total]):
-                tensor.zero_()
-            return
-        factor = row_by_row(right, keep)
-        total = 0 if self.total is None else self.total.data_ptr()
-        arguments += (factor.data_ptr(), *factor.stride()[:2], right.shape[2], total, len(self.products))
-        for left, result in self.products:
-            left = row_by_row(left, keep)
-            arguments += (left.data_ptr(), *left.stride()[:2], result.data_ptr())
-        _finish(routines(right.dtype).rnnlab_column_sums, arguments)
 
 
 def _begin(factor: Tensor, rows: Tensor | None) -> list[int] | None:
