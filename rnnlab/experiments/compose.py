@@ -6,7 +6,8 @@ told at once, by the same rules with and without `+`.
 
 import copy
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from hydra import initialize_config_module
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rnnlab.experiments.groups import (
     default_choices,
+    exclusive,
     primary_file,
     read_groups,
     read_yaml,
@@ -78,9 +80,11 @@ def compose(
     for override in _parse(overrides, found):
         name = override.key_or_group
         if override.is_sweep_override():
-            found.append(f"{override.input_line}: several values are a sweep; quote a text that has commas")
+            found.append(_sweep(override, groups.get(name, {})))
         elif name not in groups:
             values.append(override)
+        elif _unchooses(override, in_defaults):
+            choices = [line for line in choices if line.lstrip("+").partition("=")[0] != name]
         elif (line := _choice(override, groups[name], in_defaults, found)) is not None:
             choices.append(line)
     try:
@@ -199,21 +203,53 @@ def _parse(words: Sequence[str], found: list[str]) -> list[Override]:
     return parsed
 
 
+def _sweep(override: Override, options: Mapping[str, Path]) -> str:
+    """The line for a word of several values, where one run is made; `options` are those of a group."""
+    line = str(override.input_line)
+    told = f"{line}: several values are a sweep: rnnlab sweep {shlex.quote(line)}"
+    value = override.value()
+    if not isinstance(value, ChoiceSweep) or not value.simple_form:
+        return told
+    names = [str(name) for name in value.list]
+    if not options:
+        return f"{told}; a text that has commas is quoted"
+    if not set(names) <= set(options) or exclusive(names, options):
+        return told
+    together = f"{override.key_or_group}=[{','.join(names)}]"
+    return f"{told}; all of them in one run: {shlex.quote(together)}"
+
+
+def _unchooses(override: Override, in_defaults: Mapping[str, Any]) -> bool:
+    """Whether a word leaves a group without an option, which had none by default: `debug=null`."""
+    name = override.key_or_group
+    return not override.is_delete() and override.value() in (None, []) and in_defaults.get(name) is None
+
+
 def _choice(
-    override: Override, options: dict[str, Any], in_defaults: dict[str, Any], found: list[str]
+    override: Override, options: dict[str, Path], in_defaults: dict[str, Any], found: list[str]
 ) -> str | None:
     """A word that chooses an option of a group, as Hydra wants it; None where there is no such option."""
     name, value = override.key_or_group, override.value()
-    wanted = value if isinstance(value, list) else [value]
+    if override.is_delete():
+        return str(override.input_line)
+    wanted = (value or [None]) if isinstance(value, list) else [value]
     known = True
     for option in wanted:
-        if option is not None and str(option) not in options:
+        if str(option) not in options:
             near = difflib.get_close_matches(str(option), options, n=1)
             hint = f"did you mean {name}={near[0]}?" if near else f"there are {', '.join(sorted(options))}"
-            found.append(f"{name}={option}: there is no such option; {hint}")
+            told = "null" if option is None else option
+            found.append(f"{name}={told}: there is no such option; {hint}")
             known = False
-    if not known or override.is_delete():
-        return override.input_line if known else None
+    if not known:
+        return None
+    names = [str(option) for option in wanted]
+    if exclusive(names, options):
+        each = f"{name}={','.join(names)}"
+        found.append(
+            f"{name}=[{','.join(names)}]: a run takes one of them; to train with each: rnnlab sweep {each}"
+        )
+        return None
     plain = str(override.input_line).lstrip("+")
     return plain if name in in_defaults else f"+{plain}"
 

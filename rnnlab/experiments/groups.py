@@ -3,7 +3,7 @@
 Help and shell completion answer from here, in milliseconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,32 @@ def default_choices(file: Path) -> dict[str, str | None]:
             for group, option in entry.items():
                 choices[group.removeprefix("optional ").removeprefix("override ").strip("/")] = option
     return choices
+
+
+def exclusive(chosen: Sequence[str], options: Mapping[str, Path]) -> bool:
+    """Whether options of one group leave no room for each other: two are an object each, or choose the same.
+
+    Callbacks, loggers and debug settings lie beside each other; of two cells or experiments one would win.
+    """
+    seen: set[str] = set()
+    for name in dict.fromkeys(chosen):
+        decided = _decided(name, options)
+        if decided & seen:
+            return True
+        seen |= decided
+    return False
+
+
+def _decided(name: str, options: Mapping[str, Path]) -> set[str]:
+    """What an option decides alone: `_target_`, its own or an inherited one, and the groups it overrides."""
+    content = read_yaml(options[name])
+    decided = {"_target_"} & set(content)
+    for entry in content.get("defaults", []):
+        if isinstance(entry, dict):
+            decided |= {str(key) for key in entry if str(key).startswith("override ")}
+        elif entry in options and entry != name:
+            decided |= _decided(entry, options)
+    return decided
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

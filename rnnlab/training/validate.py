@@ -7,6 +7,7 @@ import difflib
 import inspect
 import os
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -86,7 +87,7 @@ def _walk_mapping(
             names = [f"{path}{name}" for name in known] if isinstance(known, Mapping) else []
             found.append(_unknown(full, value, names, universe))
         elif not path and key in OWN and not fits(value, OWN[key]):
-            found.append(f"{full}={show(value)}: expected {describe(OWN[key])}, got {_kind(value)}")
+            found.append(_unfit(full, value, OWN[key]))
         elif _is_alias(original):
             continue
         elif is_node(value):
@@ -123,7 +124,7 @@ def _walk_node(
             alias = str(original)[2:-1] if _is_alias(original) else None
             told = alias is not None and any(line.startswith(f"{alias}=") for line in found)
             if not told and value != "???" and key in hints and not fits(value, hints[key]):
-                found.append(f"{full}={show(value)}: expected {describe(hints[key])}, got {_kind(value)}")
+                found.append(_unfit(full, value, hints[key]))
             if alias is None:
                 _walk_value(value, original, full, universe, found)
     if not node.get("_partial_", False) and path != SUPPLIED_BY_DATA:
@@ -288,6 +289,15 @@ def _settable(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
             except TargetError:
                 continue
             yield from (f"{full}.{name}" for name in names if name not in SUPPLIED.get(full, ()))
+
+
+def _unfit(full: str, value: Any, hint: Any) -> str:
+    """The line for a value that its key cannot take; a list of values that it can was meant as a sweep."""
+    line = f"{full}={show(value)}: expected {describe(hint)}, got {_kind(value)}"
+    if isinstance(value, list) and len(value) > 1 and all(fits(item, hint) for item in value):
+        words = ",".join(item if isinstance(item, str) else show(item) for item in value)
+        return f"{line}; to train with each: rnnlab sweep {shlex.quote(f'{full}={words}')}"
+    return line
 
 
 def _unknown(full: str, value: Any, siblings: Sequence[str], universe: Sequence[str]) -> str:

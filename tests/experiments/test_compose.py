@@ -105,6 +105,56 @@ def test_faults(word: str, start: str) -> None:
     assert found[0].startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("cell=[lstm,gru]", "cell=[lstm,gru]: a run takes one of them; to train with each: {} cell=lstm,gru"),
+        ("+cell=[gru,rnn]", "cell=[gru,rnn]: a run takes one of them; to train with each: {} cell=gru,rnn"),
+        (
+            "data=[texts,reviews]",  # the first inherits the class that the second names
+            "data=[texts,reviews]: a run takes one of them; to train with each: {} data=texts,reviews",
+        ),
+        (
+            "experiment=[copy,jsb]",  # both choose the data
+            "experiment=[copy,jsb]: a run takes one of them; to train with each: {} experiment=copy,jsb",
+        ),
+        ("seed=[1,2]", "seed=[1, 2]: expected an int, got a list; to train with each: {} seed=1,2"),
+        (
+            "model.merge=[sum,mean]",
+            "model.merge=['sum', 'mean']: expected 'concat' or 'sum' or 'mean' or 'mul', got a list; "
+            "to train with each: {} model.merge=sum,mean",
+        ),
+        ("seed=[1,x]", "seed=[1, 'x']: expected an int, got a list"),
+        ("cell=lstm,gru", "cell=lstm,gru: several values are a sweep: {} cell=lstm,gru"),
+        ("seed=range(3)", "seed=range(3): several values are a sweep: {} 'seed=range(3)'"),
+        ("name=a,b", "name=a,b: several values are a sweep: {} name=a,b; a text that has commas is quoted"),
+        (
+            "logger=csv,tensorboard",
+            "logger=csv,tensorboard: several values are a sweep: {} logger=csv,tensorboard; "
+            "all of them in one run: 'logger=[csv,tensorboard]'",
+        ),
+        ("logger=null", "logger=null: there is no such option; did you mean logger=none?"),
+    ],
+)
+def test_who_means_a_sweep_is_told_how_it_is_written(word: str, told: str) -> None:
+    assert lines(word) == [told.format("rnnlab sweep")]
+
+
+def test_a_list_of_options_that_lie_beside_each_other_is_one_run() -> None:
+    composed = compose(["callbacks=[default,watch]", "logger=[csv,tensorboard]", "debug=[limit,profile]"])
+    assert {"checkpoint", "gradients"} <= set(composed.config.callbacks)
+    assert set(composed.config.logger) == {"csv", "tensorboard"}
+    assert composed.config.trainer.log_every_n_steps == 1
+    assert composed.config.trainer.profiler.filename == "profile"
+
+
+def test_of_a_setting_given_twice_the_later_word_holds() -> None:
+    config = compose(["cell=lstm", "cell=gru", "seed=1", "seed=2", "debug=limit", "debug=null"]).config
+    assert config.cell._target_ == "rnnlab.cells.GRUCell"
+    assert config.seed == 2
+    assert config.trainer.limit_train_batches != 0.01
+
+
 def test_faults_of_all_kinds_come_together_and_once() -> None:
     found = lines("cell=gruu", "trainer=gpus", "model.hiden_size=1", "+model.hiden_size=1", "seed=x", "foo")
     assert len(found) == 5
