@@ -152,6 +152,11 @@ class LengthBucketSampler:
         return len(self.lengths) // whole if self.drop_last else math.ceil(len(self.lengths) / whole)
 
     @property
+    def ends_with_a_double(self) -> bool:
+        """Whether the last row of an unshuffled pass is another replica's too."""
+        return not self.drop_last and 0 < len(self.lengths) % self.num_replicas <= self.rank
+
+    @property
     def skip(self) -> int:
         """Batches that the next pass leaves out because they were given before an interruption."""
         return self._skip
@@ -264,6 +269,11 @@ class SequenceLoader:
     def __len__(self) -> int:
         """Batches a pass."""
         return len(self._sampler)
+
+    @property
+    def ends_with_a_double(self) -> bool:
+        """Whether the last row of a pass in a fixed order is another process's too, to share evenly."""
+        return not self._sampler.shuffle and getattr(self._sampler, "ends_with_a_double", False)
 
     def __iter__(self) -> Iterator[Any]:
         self._position = self._sampler.skip

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import warnings
 from collections.abc import Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 
 class Predictions(Callback):
@@ -25,6 +27,9 @@ class Predictions(Callback):
     another order are still paired rightly; the same example again has the same hash and a number. Every task
     whose `test_step` returns tensors `[B]` can be kept: classification does (loss, whether it was right, the
     class), and language models (nats a token of each window of a stream, and the number of its tokens).
+
+    Of several processes each writes its own share, `predictions-RANK.csv`, without the row that a sampler
+    gives twice so that all have equally many; `read_predictions` puts the shares together.
 
     Args:
         file: where they are written when the test ends.
@@ -59,21 +64,56 @@ class Predictions(Callback):
                 )
             return
         count = len(next(iter(columns.values())))
+        if _ends_with_a_double(trainer, batch_idx, dataloader_idx):
+            count -= 1
         for index, ident in enumerate(example_ids(batch, count)):
             again = self._seen[ident] = self._seen.get(ident, 0) + 1
             own = {name: values[index] for name, values in columns.items()}
             self._rows.append({"id": ident if again == 1 else f"{ident}-{again}", **own})
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        file = share_of(self.file, trainer.global_rank) if trainer.world_size > 1 else self.file
+        if trainer.is_global_zero:  # what an earlier test by another number of processes has left
+            mine = {share_of(self.file, rank) for rank in range(trainer.world_size)}
+            for old in {self.file, *shares(self.file)} - (mine if trainer.world_size > 1 else {file}):
+                old.unlink(missing_ok=True)
         if not self._rows:
+            file.unlink(missing_ok=True)
             return
-        file = self.file
-        if trainer.world_size > 1:  # each process keeps its own share
-            file = file.with_name(f"{file.stem}-{trainer.global_rank}{file.suffix}")
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(self._rows[0]))
             writer.writeheader()
             writer.writerows(self._rows)
+
+
+def _ends_with_a_double(trainer: pl.Trainer, batch_idx: int, dataloader_idx: int) -> bool:
+    """Whether the last row of a batch is another process's too, to make the last batches even."""
+    if trainer.world_size == 1:
+        return False
+    loaders: Any = trainer.test_dataloaders
+    loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
+    if batch_idx + 1 < len(loader):
+        return False
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        rows = len(sampler.dataset)  # type: ignore[arg-type]
+        return not sampler.drop_last and 0 < rows % sampler.num_replicas <= sampler.rank
+    return bool(getattr(loader, "ends_with_a_double", False))
+
+
+def share_of(file: Path, rank: int) -> Path:
+    """Where a process keeps its share of `predictions.csv`."""
+    return file.with_name(f"{file.stem}-{rank}{file.suffix}")
+
+
+def shares(file: Path) -> list[Path]:
+    """The shares of `predictions.csv` that several processes have written, in the order of their ranks."""
+    found = [
+        (int(rank), place)
+        for place in file.parent.glob(f"{file.stem}-*{file.suffix}")
+        if (rank := place.stem.removeprefix(f"{file.stem}-")).isdecimal()
+    ]
+    return [place for _, place in sorted(found)]
 
 
 def example_ids(batch: Any, count: int) -> list[str]:
@@ -98,16 +138,36 @@ def example_ids(batch: Any, count: int) -> list[str]:
 
 
 def read_predictions(file: str | Path) -> dict[str, dict[str, float]]:
-    """The numbers of `predictions.csv` by the id of the example.
+    """The numbers of `predictions.csv`, or of the shares of several processes, by the id of the example.
+
+    Rows of shares take turns, as samplers deal them out, and the same example again is numbered over all of
+    them: what is read is what one process would have written. Nothing where there is no file.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: a file is damaged.
     """
+    file = Path(file)
+    files = [file] if file.is_file() else shares(file)
+    found: dict[str, dict[str, float]] = {}
+    seen: dict[str, int] = {}
+    for row in chain.from_iterable(zip_longest(*map(_read, files))):
+        if row is not None:
+            ident, numbers = row
+            again = seen[ident] = seen.get(ident, 0) + 1
+            found[ident if again == 1 else f"{ident}-{again}"] = numbers
+    return found
+
+
+def _read(file: Path) -> list[tuple[str, dict[str, float]]]:
+    """The rows of one file: the hash of the example, and its numbers."""
     try:
-        with Path(file).open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        return {row.pop("id"): {key: float(value) for key, value in row.items()} for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+        return [
+            (row.pop("id").partition("-")[0], {key: float(value) for key, value in row.items()})
+            for row in rows
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: damaged: {error!r}; test the run again") from error
 
 
@@ -120,7 +180,7 @@ def _columns(outputs: Any) -> dict[str, list[float]]:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.contiguous().reshape(-1)
+    flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format)  # one value may have any stride
     return str(tuple(tensor.shape)).encode() + (
         flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
     )

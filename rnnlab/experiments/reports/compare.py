@@ -265,8 +265,7 @@ def _read(folder: Path, name: str) -> Run:
             raise ValueError(f"{folder / 'metrics.csv'}: damaged: {error}") from error
     elif (folder.parent / "status.json").is_file():
         metrics = read_status(folder.parent).metrics  # a job without a logger
-    file = folder / "predictions.csv"
-    predictions = read_predictions(file) if file.is_file() else None
+    predictions = read_predictions(folder / "predictions.csv")
     return Run(name, folder, config, kept, metrics, predictions or None)
 
 

@@ -86,6 +86,18 @@ def test_a_difference_that_is_none_by_chance_is_sure(make_run, capsys: pytest.Ca
     assert "paired bootstrap over 400 test examples" in out
 
 
+def test_the_shares_of_several_processes_are_one_test_set(make_run) -> None:
+    runs = [make_run(name, 1, [float(i % 3 == n) for i in range(41)]) for n, name in enumerate("ab")]
+    expected = compare(runs).bootstraps["test/accuracy"]["b"]
+    for run in runs:
+        head, *rows = (run / "predictions.csv").read_text(encoding="utf-8").splitlines()
+        for rank in range(2):
+            share = "\n".join([head, *rows[rank::2]]) + "\n"
+            (run / f"predictions-{rank}.csv").write_text(share, encoding="utf-8")
+        (run / "predictions.csv").unlink()
+    assert compare(runs).bootstraps["test/accuracy"]["b"] == expected
+
+
 def test_an_interval_covers_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(200):

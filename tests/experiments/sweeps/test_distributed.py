@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rnnlab.experiments.reports.compare import compare
 from rnnlab.experiments.sweeps.command import sweep
 from rnnlab.experiments.sweeps.folder import read_sweep
+from rnnlab.training.predictions import read_predictions
 
 
 @pytest.mark.slow
@@ -32,3 +34,22 @@ def test_two_processes_take_the_steps_of_one(small: list[str], tmp_path: Path) -
         for name, value in left.items():
             if value.is_floating_point():
                 torch.testing.assert_close(right[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_two_processes_keep_of_the_test_is_what_one_keeps(small: list[str], tmp_path: Path) -> None:
+    shared = [*small, "callbacks=predictions", "trainer.max_epochs=-1", "trainer.max_steps=2", "seed=1,2"]
+    shared += ["data.test=0.3", "data.eval_batch_size=5"]
+    distributed = ["trainer.devices=2", "trainer.strategy=ddp"]
+    jobs = []
+    for name, more in (("one", []), ("two", distributed)):
+        assert sweep([*shared, *more, f"sweep_dir={tmp_path / name}"]) == 0
+        jobs.append(read_sweep(tmp_path / name).jobs[0])
+    one, two = (read_predictions(job.run / "predictions.csv") for job in jobs)
+    assert {file.name for file in jobs[1].run.glob("predictions*")} == {
+        "predictions-0.csv",
+        "predictions-1.csv",
+    }
+    assert len(one) % 2 and list(one) == list(two)
+    assert [row["truth"] for row in one.values()] == [row["truth"] for row in two.values()]
+    assert compare([job.run for job in jobs]).bootstraps
