@@ -6,7 +6,6 @@ told at once, by the same rules with and without `+`.
 
 import copy
 import difflib
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from rnnlab.experiments.groups import (
 from rnnlab.training.confine import outside, strays
 from rnnlab.training.plain_yaml import check_yaml
 from rnnlab.training.references import unsafe_references
+from rnnlab.training.shell import shell_word
 from rnnlab.training.targets import forbidden
 from rnnlab.training.validate import ConfigError, faults
 
@@ -206,7 +206,7 @@ def _parse(words: Sequence[str], found: list[str]) -> list[Override]:
 def _sweep(override: Override, options: Mapping[str, Path]) -> str:
     """The line for a word of several values, where one run is made; `options` are those of a group."""
     line = str(override.input_line)
-    told = f"{line}: several values are a sweep: rnnlab sweep {shlex.quote(line)}"
+    told = f"{line}: several values are a sweep: rnnlab sweep {shell_word(line)}"
     value = override.value()
     if not isinstance(value, ChoiceSweep) or not value.simple_form:
         return told
@@ -216,7 +216,7 @@ def _sweep(override: Override, options: Mapping[str, Path]) -> str:
     if not set(names) <= set(options) or exclusive(names, options):
         return told
     together = f"{override.key_or_group}=[{','.join(names)}]"
-    return f"{told}; all of them in one run: {shlex.quote(together)}"
+    return f"{told}; all of them in one run: {shell_word(together)}"
 
 
 def _unchooses(override: Override, in_defaults: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import traceback
 import warnings
@@ -39,6 +38,7 @@ from rnnlab.training.ranges import blamed, out_of_range
 from rnnlab.training.references import unsafe_references
 from rnnlab.training.resume import ExactResume
 from rnnlab.training.settings import Settings
+from rnnlab.training.shell import shell_line
 from rnnlab.training.signals import StopAtSignal, Stopped, StopSignals, requeue
 from rnnlab.training.sizes import TooLarge, at_most, blamed_size, machine_bytes
 from rnnlab.training.storage import WholeCheckpointIO, clean_leftovers
@@ -321,15 +321,12 @@ def _execute(
     result.metrics.update(_numbers(trainer.callback_metrics))
     result.checkpoint = _kept(folder)
     if result.interrupted:
-        out.print(f"\ninterrupted; what was learned is in {_words(str(folder))}")
+        out.print(f"\ninterrupted; what was learned is in {folder}", soft_wrap=True, markup=False)
         if result.signum == signal.SIGUSR1:
             out.print(requeue(), markup=False)
         else:
-            out.print(
-                f"go on with: rnnlab train resume={_words(str(folder))}{_trust()}",
-                soft_wrap=True,
-                markup=False,
-            )
+            told = shell_line(["rnnlab", "train", f"resume={folder}", *_trust()])
+            out.print(f"go on with: {told}", soft_wrap=True, markup=False)
         return result
     if settings.test:
         if result.checkpoint is not None:
@@ -378,26 +375,22 @@ def _conclude(out: Console, task: pl.LightningModule, result: RunResult) -> None
     headline = getattr(task, "headline", None)
     if headline in result.metrics:
         out.print(f"\n[bold]{headline} {result.metrics[headline]:.4f}[/bold]")
-    out.print(f"\neverything is in {result.folder}", soft_wrap=True)
+    out.print(f"\neverything is in {result.folder}", soft_wrap=True, markup=False)
     if result.checkpoint is not None:
-        run = _words(str(result.folder))
+        run = [f"checkpoint={result.folder}", *_trust()]
         out.print("next:", soft_wrap=True)
-        out.print(f"  rnnlab eval checkpoint={run}{_trust()}", soft_wrap=True, markup=False)
-        out.print(
-            f"  rnnlab predict checkpoint={run} {_example(result)}{_trust()}",
-            soft_wrap=True,
-            markup=False,
-        )
+        for words in (["eval", *run], ["predict", *run, *_example(result)]):
+            out.print(f"  {shell_line(['rnnlab', *words])}", soft_wrap=True, markup=False)
 
 
-def _example(result: RunResult) -> str:
+def _example(result: RunResult) -> list[str]:
     """An input for `rnnlab predict`: the words themselves, or a file where they are too many to paste."""
     text = str(next(iter(result.examples[0].values()), "...")) if result.examples else "..."
     if len(text) <= 200 or len(text.splitlines()) > 1:
-        return _words(text)
+        return ["--", text] if text.startswith("-") or "=" in text else [text]
     file = result.folder / "example.txt"
     file.write_text(text + "\n", encoding="utf-8")
-    return f"file={_words(str(file))}"
+    return [f"file={file}"]
 
 
 def _kept(folder: Path) -> Path | None:
@@ -411,14 +404,9 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in sorted(metrics.items())}
 
 
-def _words(text: str) -> str:
-    """A text as one word of a shell."""
-    return shlex.quote(text)
-
-
-def _trust() -> str:
+def _trust() -> list[str]:
     """What a command needs beside its own words: trust in modules is the user's own word each time."""
-    return f" allow={','.join(allowed())}" if allowed() else ""
+    return [f"allow={','.join(allowed())}"] if allowed() else []
 
 
 def _rank() -> int:

@@ -7,7 +7,6 @@ import difflib
 import inspect
 import os
 import re
-import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from rnnlab.training.settings import Settings
+from rnnlab.training.shell import shell_word
 from rnnlab.training.targets import DIRECTIVES, TargetError, forbidden, is_node, resolve
 
 # What the program itself passes when it completes a node, by the node's key.
@@ -296,7 +296,7 @@ def _unfit(full: str, value: Any, hint: Any) -> str:
     line = f"{full}={show(value)}: expected {describe(hint)}, got {_kind(value)}"
     if isinstance(value, list) and len(value) > 1 and all(fits(item, hint) for item in value):
         words = ",".join(item if isinstance(item, str) else show(item) for item in value)
-        return f"{line}; to train with each: rnnlab sweep {shlex.quote(f'{full}={words}')}"
+        return f"{line}; to train with each: rnnlab sweep {shell_word(f'{full}={words}')}"
     return line
 
 

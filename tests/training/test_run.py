@@ -1,6 +1,7 @@
 """A run: what it leaves, that it learns, that it repeats, and that a wrong one leaves nothing."""
 
 import csv
+import shlex
 import signal
 import subprocess
 import sys
@@ -187,10 +188,30 @@ def test_a_long_example_is_cut_on_screen_and_kept_for_predict(
     assert cli.main(hint[1:]) == 0
 
 
+@pytest.mark.parametrize(
+    ("start", "shown"),
+    [("'kay", "\"'kay film"), ("--", "-- '-- film"), ("good=fine", "-- 'good=fine film")],
+)
+def test_what_is_shown_to_be_run_next_runs(
+    start: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my reviews.tsv"
+    lines = [f"{start} film number {i}\t{'good' if i % 2 else 'bad'}" for i in range(60)]
+    file.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    words = ["data=texts", f"data.source='{file}'", "data.min_count=1", "model.hidden_size=4", "examples=1"]
+    words += ["model.backend=eager", "trainer.max_steps=1", f"run_dir='{tmp_path / 'a run'}'"]
+    train(compose(words).config, console=True)
+    hints = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  rnnlab ")]
+    assert [shlex.split(hint)[1] for hint in hints] == ["eval", "predict"]
+    assert shown in hints[1]
+    for hint in hints:
+        assert cli.main(shlex.split(hint)[1:]) == 0
+
+
 def test_commands_that_are_shown_name_what_the_user_has_to_trust() -> None:
     from rnnlab.training.run import _trust
     from rnnlab.training.trust import allowing
 
-    assert _trust() == ""
+    assert _trust() == []
     with allowing("my_cells", "my_data"):
-        assert _trust() == " allow=my_cells,my_data"
+        assert _trust() == ["allow=my_cells,my_data"]

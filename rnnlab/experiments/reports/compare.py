@@ -15,6 +15,7 @@ from torch import Tensor
 from rnnlab.experiments.sweeps.folder import read_job, read_status
 from rnnlab.training.loggers import read_metrics
 from rnnlab.training.predictions import read_predictions
+from rnnlab.training.shell import shell_line
 
 # Where a run is written, and what it is called: no difference between what runs do.
 PLACES = ("run_dir", "output_dir", "name")
@@ -219,9 +220,8 @@ def _run_folder(given: str | Path) -> Path:
     if job:
         raise ValueError(f"{given}: a job of a sweep that has not begun: there is no run to compare")
     if (folder / "sweep.yaml").is_file():
-        raise ValueError(
-            f"{given}: the folder of a sweep: give its jobs (jobs/ID), or `rnnlab report {given}`"
-        )
+        report = shell_line(["rnnlab", "report", str(given)])
+        raise ValueError(f"{given}: the folder of a sweep: give its jobs (jobs/ID), or `{report}`")
     raise ValueError(f"{given}: not the folder of a run: it has no config.yaml")
 
 

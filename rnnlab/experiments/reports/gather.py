@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from statistics import StatisticsError, correlation, fmean, stdev
 from typing import Any, Literal
 
 from rnnlab.experiments.sweeps.folder import Job, Sweep
+from rnnlab.training.shell import shell_line
 
 Mode = Literal["min", "max"]
 
@@ -272,7 +272,7 @@ def command(job: Job, allowed: Sequence[str] = ()) -> str:
     """
     own = ["--config-dir", job.config_dir] if job.config_dir else []
     trust = [f"allow={','.join(allowed)}"] if allowed else []
-    return shlex.join(["rnnlab", "train", *own, *job.words, *trust])
+    return shell_line(["rnnlab", "train", *own, *job.words, *trust])
 
 
 def guess_mode(metric: str) -> Mode:

@@ -7,7 +7,6 @@ import contextlib
 import difflib
 import hashlib
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -451,10 +450,12 @@ def measured_names(config: Any) -> list[str]:
 
 def _words_to_go_on(folder: Path) -> str:
     """What a user types to go on; trust in modules is the user's own word each time, and never kept."""
+    from rnnlab.training.shell import shell_line
+
     words = ["rnnlab", "sweep", f"sweep_dir={folder}"]
     if _trusted():
         words.append(f"allow={','.join(_trusted())}")
-    return shlex.join(words)
+    return shell_line(words)
 
 
 def _trusted() -> tuple[str, ...]:

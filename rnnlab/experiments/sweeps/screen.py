@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from rnnlab.experiments.sweeps.folder import Job, read_status
 from rnnlab.training.console import LOG_WIDTH
+from rnnlab.training.shell import shell_line
 
 SHOWN = 16
 
@@ -196,7 +196,7 @@ def print_end(
             console.print(Text(f"        {job.log}"), soft_wrap=True)
     console.print(f"\neverything is in {folder}", soft_wrap=True, markup=False)
     if any(job.state == "finished" for job in jobs):
-        report = shlex.join(["rnnlab", "report", str(folder)])
+        report = shell_line(["rnnlab", "report", str(folder)])
         console.print(f"next:\n  {report}", soft_wrap=True, markup=False, highlight=False)
 
 
