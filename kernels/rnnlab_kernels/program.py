@@ -161,6 +161,11 @@ class Program:
     adjoint: bool = False
 
     @cached_property
+    def first_step(self) -> int:
+        """Which input is the first that varies with the step; all of them have the same T and B."""
+        return next(number for number, item in enumerate(self.inputs) if item.per == "step")
+
+    @cached_property
     def widths(self) -> dict[int, int]:
         """The width of every value."""
         defined: tuple[Input | State | Node, ...] = (*self.inputs, *self.states, *self.nodes)

@@ -6,11 +6,10 @@ Legend: T time, B batch.
 import ctypes
 import hashlib
 import os
-from array import array
 from collections.abc import Sequence
-from enum import Enum
 from functools import cache as cache_result
 from pathlib import Path
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -61,8 +60,7 @@ def run(
     Raises:
         ToolchainError: the Program cannot be compiled here.
     """
-    first = next(t for t, item in zip(inputs, program.inputs, strict=True) if item.per == "step")
-    kernel = prepare(program, first.dtype)
+    kernel = prepare(program, inputs[program.first_step].dtype)
     return kernel(inputs, states, lengths=lengths, resets=resets, reverse=reverse)
 
 
@@ -73,7 +71,7 @@ def threads() -> int:
 
 def row_by_row(tensor: Tensor, keep: list[Tensor]) -> Tensor:
     """The tensor with the columns of a row side by side, kept alive in `keep`."""
-    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+    if tensor.stride()[-1] != 1 and tensor.shape[-1] != 1:
         tensor = tensor.contiguous()
     keep.append(tensor)
     return tensor
@@ -121,7 +119,7 @@ def routines(dtype: torch.dtype) -> ctypes.CDLL:
     body = (toolchain.HERE / "core.cpp").read_text().replace("#include MICRO_KERNELS\n", micro_kernels())
     text = f"#define REAL {real}\n#define STORED {stored}\n{body}"
     library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
-    library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.rnnlab_run.restype = ctypes.c_int
     for function in (library.rnnlab_contract, library.rnnlab_column_sums):
         function.argtypes = [ctypes.c_void_p]
@@ -144,18 +142,6 @@ def _key(text: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-class _Kind(Enum):
-    """How an input lies in memory: what its two strides mean."""
-
-    STEP = "step"
-    SEQUENCE = "sequence"
-    VECTOR = "vector"
-    MATRIX = "matrix"
-
-
-_KINDS = {"step": _Kind.STEP, "sequence": _Kind.SEQUENCE, "call": _Kind.VECTOR}
-
-
 class Kernel:
     """A compiled Program. Calling it does what `interpret` does."""
 
@@ -163,15 +149,17 @@ class Kernel:
         self.program, self.dtype = program, dtype
         self.address, self.routines = address, shared
         self.carried = torch.float32 if dtype == torch.bfloat16 else dtype
-        self.kinds = [_Kind.MATRIX if i.is_matrix else _KINDS[i.per] for i in program.inputs]
+        # How an input lies in memory: what its strides mean.
+        self.kinds = ["matrix" if item.is_matrix else item.per for item in program.inputs]
         self.output_widths = [output.width for output in program.outputs]
         self.widths = [state.width for state in program.states]
-        self.steps = next(n for n, item in enumerate(program.inputs) if item.per == "step")
         after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
         self.shared = {
             before: after[program.states[state].next]
             for state, before in codegen.shared_outputs(program).items()
         }
+        tables = len(program.inputs) + len(program.outputs) + 2 * len(program.states)
+        self.pack = Struct(f"{7 + 3 * tables}q").pack
 
     def __call__(
         self,
@@ -183,63 +171,75 @@ class Kernel:
         reverse: bool = False,
         sharing: int = 0,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        first, reached = inputs[self.steps], reverse != self.program.adjoint
-        T, B = first.shape[:2]
+        program, dtype, carried = self.program, self.dtype, self.carried
+        first, reached = inputs[program.first_step], reverse != program.adjoint
+        T, B, _ = first.shape
         keep: list[Tensor] = []
-        arguments = [T, B, threads(), reached]
+        arguments = [T, B, threads(), reached, 0, 0, sharing]
         if lengths is not None:
             lengths = lengths.to("cpu", torch.int64).contiguous()
+            arguments[4] = lengths.data_ptr()
         if resets is not None:
             resets = resets.to(torch.bool).contiguous()
-        arguments.append(0 if lengths is None else lengths.data_ptr())
-        arguments.append(0 if resets is None else resets.data_ptr())
-        arguments.append(sharing)
+            arguments[5] = resets.data_ptr()
         for tensor, kind in zip(inputs, self.kinds, strict=True):
-            if tensor.dtype is not self.dtype:
-                tensor = tensor.to(self.dtype)
+            if tensor.dtype is not dtype:
+                tensor = tensor.to(dtype)
+                keep.append(tensor)
             strides = tensor.stride()
-            if kind is not _Kind.MATRIX and strides[-1] != 1 and tensor.shape[-1] != 1:
+            if strides[-1] != 1 and kind != "matrix" and tensor.shape[-1] != 1:
                 tensor = tensor.contiguous()
+                keep.append(tensor)
                 strides = tensor.stride()
-            keep.append(tensor)
-            if kind is _Kind.SEQUENCE:
-                strides = (0, strides[0])
-            elif kind is _Kind.VECTOR:
-                strides = (0, 0)
-            arguments += (tensor.data_ptr(), strides[0], strides[1])
+            if kind == "call":
+                arguments += (tensor.data_ptr(), 0, 0)
+            elif kind == "sequence":
+                arguments += (tensor.data_ptr(), 0, strides[0])
+            else:
+                arguments += (tensor.data_ptr(), strides[0], strides[1])
+        converted = False
         for state in states:
-            row = row_by_row(state if state.dtype is self.carried else state.to(self.carried), keep)
-            arguments += (row.data_ptr(), 0, row.stride(0) if row.shape[0] == B else 0)
-        outputs = self._outputs(first, lengths is None and resets is None, reached, arguments)
-        finals = [first.new_empty((B, width), dtype=self.carried) for width in self.widths]
-        for tensor, width in zip(finals, self.widths, strict=True):
+            if state.dtype is not carried:
+                state, converted = state.to(carried), True
+            row = row_by_row(state, keep)
+            arguments += (row.data_ptr(), 0, row.stride()[0] if row.shape[0] == B else 0)
+        if self.shared and lengths is None and resets is None:
+            outputs = self._joined_outputs(first, reached, arguments)
+        else:
+            outputs = []
+            for width in self.output_widths:
+                tensor = first.new_empty(T, B, width)
+                outputs.append(tensor)
+                arguments += (tensor.data_ptr(), B * width, width)
+        finals = []
+        for width in self.widths:
+            tensor = first.new_empty(B, width, dtype=carried)
+            finals.append(tensor)
             arguments += (tensor.data_ptr(), 0, width)
-        if B:
-            packed = array("q", arguments)
-            if self.routines.rnnlab_run(self.address, packed.buffer_info()[0]):
-                raise MemoryError("the CPU backend found no memory for its buffers")
-        if any([state.dtype is not self.carried for state in states]):  # noqa: C419 (quicker)
+        if B and self.routines.rnnlab_run(self.address, self.pack(*arguments)):
+            raise MemoryError("the CPU backend found no memory for its buffers")
+        if converted:
             finals = [final.to(state.dtype) for final, state in zip(finals, states, strict=True)]
         return outputs, finals
 
-    def _outputs(self, first: Tensor, joined: bool, reached: bool, arguments: list[int]) -> list[Tensor]:
-        """Room for the outputs; where `joined`, a state before and after a step is one sequence of T + 1."""
-        T, B = first.shape[:2]
-        shared = self.shared if joined else {}
-        whole = {n: first.new_empty((T + 1, B, self.output_widths[n])) for n in shared.values()}
+    def _joined_outputs(self, first: Tensor, reached: bool, arguments: list[int]) -> list[Tensor]:
+        """Room for the outputs, where a state before and after a step is one sequence of T + 1."""
+        T, B, _ = first.shape
+        whole = {n: first.new_empty(T + 1, B, self.output_widths[n]) for n in self.shared.values()}
         outputs: list[Tensor] = []
         for number, width in enumerate(self.output_widths):
             step = B * width
-            if number in shared:
-                both = whole[shared[number]]
-                outputs.append(both.narrow(0, int(reached), T))
+            if number in self.shared:
+                both = whole[self.shared[number]]
+                outputs.append(both[1:] if reached else both[:-1])
                 # The kernel stores the other output; what is stored here is the initial state alone.
                 arguments += (0, both.data_ptr() + (T * step if reached else 0) * both.itemsize, width)
                 continue
-            if number in whole:
-                tensor = whole[number].narrow(0, int(not reached), T)
+            tensor = whole.get(number)
+            if tensor is None:
+                tensor = first.new_empty(T, B, width)
             else:
-                tensor = first.new_empty((T, B, width))
+                tensor = tensor[:-1] if reached else tensor[1:]
             outputs.append(tensor)
             arguments += (tensor.data_ptr(), step, width)
         return outputs
