@@ -10,7 +10,7 @@ from typing import Any
 
 from rnnlab.data.hub import HUB_PREFIX, hub_tables
 from rnnlab.data.readers import Column, read_table, read_text, table_format
-from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, split_indices, text_key
+from rnnlab.data.splits import SPLIT_NAMES, Split, complete_splits, text_key
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_REVIEWS = ("movie_reviews", "amazon_reviews")
@@ -69,22 +69,16 @@ class Corpus:
         Raises:
             ValueError: a split has no examples.
         """
-        own = {split: part for split, part in self.parts.items() if len(part)}
-        train = own.pop("train", LabelledTexts())
-        rows = split_indices(
-            train.keys,
-            validation=0.0 if "validation" in own else validation,
-            test=0.0 if "test" in own else test,
+        return complete_splits(
+            self.parts,
+            lambda train: train.keys,
+            lambda train, rows: train.take(rows),
+            validation=validation,
+            test=test,
+            origin=self.origin,
+            advice="give more examples, a larger fraction, or a folder with files named train, validation "
+            "and test",
         )
-        splits = {split: own.get(split) or train.take(rows[split]) for split in SPLITS}
-        for split, part in splits.items():
-            if not len(part):
-                raise ValueError(
-                    f"{self.origin}: no example falls into the {split} split (of {len(train)} to share out; "
-                    f"validation={validation}, test={test}). Give more examples, a larger fraction, or a "
-                    f"folder with files named train, validation and test"
-                )
-        return splits
 
 
 def read_corpus(

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from rnnlab.data.base import DataModule, evenly
 from rnnlab.data.batching import SequenceBatch, mixed_seed
 from rnnlab.data.piano_rolls import KEYS, Pieces, read_rolls
-from rnnlab.data.splits import SPLITS, Split, check_fractions, split_indices
+from rnnlab.data.splits import SPLITS, Split, check_fractions, complete_splits
 
 
 class Rolls(Dataset[SequenceBatch]):
@@ -158,20 +158,18 @@ class MusicData(DataModule):
         return {**rolls, "train": train}
 
     def _split(self, own: Pieces) -> Pieces:
-        own = {split: pieces for split, pieces in own.items() if pieces}
-        train = own.pop("train", [])
-        keys = [blake2b(piece.numpy().tobytes(), digest_size=16).hexdigest() for piece in train]
-        shares = {split: 0.0 if split in own else share for split, share in self.fractions.items()}
-        rows = split_indices(keys, **shares)
-        taken: Pieces = {split: [train[row] for row in rows[split]] for split in SPLITS}
-        found = {**taken, **own}
-        for split, pieces in found.items():
-            if not pieces:
-                raise ValueError(
-                    f"{self.source}: no piece falls into the {split} split (of {len(train)} to share out); "
-                    "give more pieces, or splits train, valid and test"
-                )
-            if split != "train" and max(map(len, pieces)) < 2:
+        found = complete_splits(
+            own,
+            lambda train: [blake2b(piece.numpy().tobytes(), digest_size=16).hexdigest() for piece in train],
+            lambda train, rows: [train[row] for row in rows],
+            validation=self.fractions["validation"],
+            test=self.fractions["test"],
+            origin=self.source,
+            unit="piece",
+            advice="give more pieces, or splits train, valid and test",
+        )
+        for split in ("validation", "test"):
+            if max(map(len, found[split])) < 2:
                 raise ValueError(
                     f"{self.source}: the {split} split has no piece of two frames, so nothing to predict"
                 )

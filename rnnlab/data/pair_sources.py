@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rnnlab.data.corpora import BUNDLED
 from rnnlab.data.readers import Column, read_table, read_text, table_format
-from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, split_indices, text_key
+from rnnlab.data.splits import SPLIT_NAMES, Split, complete_splits, text_key
 
 BUNDLED_PAIRS = ("cmudict", "verses_en_es")
 _VARIANT = re.compile(r"\(\d+\)$")
@@ -69,25 +69,17 @@ class PairCorpus:
         Raises:
             ValueError: a split has no pair.
         """
-        own = {split: part for split, part in self.parts.items() if len(part)}
-        train = own.pop("train", Pairs())
-        sources = list(train.targets)
-        rows = split_indices(
-            [train.keys[source] for source in sources],
-            validation=0.0 if "validation" in own else validation,
-            test=0.0 if "test" in own else test,
+        return complete_splits(
+            self.parts,
+            lambda train: [train.keys[source] for source in train.targets],
+            lambda train, rows: train.take(map(list(train.targets).__getitem__, rows)),
+            validation=validation,
+            test=test,
+            origin=self.origin,
+            unit="pair",
+            advice="give more pairs, a larger fraction, or a folder with files named train, validation and "
+            "test",
         )
-        splits = {
-            split: own.get(split) or train.take(sources[row] for row in rows[split]) for split in SPLITS
-        }
-        for split, part in splits.items():
-            if not len(part):
-                raise ValueError(
-                    f"{self.origin}: no pair falls into the {split} split (of {len(train)} sources to share "
-                    f"out; validation={validation}, test={test}). Give more pairs, a larger fraction, or a "
-                    "folder with files named train, validation and test"
-                )
-        return splits
 
 
 def read_pairs(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rnnlab.data.audio import SOUND_SUFFIXES
 from rnnlab.data.readers import read_table, read_text, table_format
-from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, split_indices
+from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, complete_splits
 
 TRANSCRIPTS = "transcripts"
 _FORMS = (
@@ -51,22 +51,17 @@ class Recordings:
         Raises:
             ValueError: a split has no utterances.
         """
-        own = {split: part for split, part in self.parts.items() if part}
-        train = own.pop("train", [])
-        rows = split_indices(
-            [utterance.group for utterance in train],
-            validation=0.0 if "validation" in own else validation,
-            test=0.0 if "test" in own else test,
+        return complete_splits(
+            self.parts,
+            lambda train: [utterance.group for utterance in train],
+            lambda train, rows: [train[row] for row in rows],
+            validation=validation,
+            test=test,
+            origin=self.origin,
+            unit="utterance",
+            advice="give more sounds, a larger fraction, folders named train, validation and test, or a "
+            "pattern of the files' names",
         )
-        splits = {split: own.get(split) or [train[row] for row in rows[split]] for split in SPLITS}
-        for split, part in splits.items():
-            if not part:
-                raise ValueError(
-                    f"{self.origin}: no utterance is in the {split} split (of {len(train)} to share out; "
-                    f"validation={validation}, test={test}). Give more sounds, a larger fraction, folders "
-                    "named train, validation and test, or a pattern of the files' names"
-                )
-        return splits
 
 
 def read_recordings(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, TypeVar
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Part = TypeVar("Part", bound=Sized)
 # What files, folders and hub data sets call them.
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -58,4 +59,50 @@ def split_indices(keys: Sequence[str], *, validation: float, test: float) -> dic
     found: dict[Split, list[int]] = {split: [] for split in SPLITS}
     for position, key in enumerate(keys):
         found[assign_split(key, validation=validation, test=test)].append(position)
+    return found
+
+
+def complete_splits(
+    parts: Mapping[Split, Part],
+    keys: Callable[[Part], Sequence[str]],
+    take: Callable[[Part, Sequence[int]], Part],
+    *,
+    validation: float,
+    test: float,
+    origin: str,
+    unit: str = "example",
+    advice: str = "give more examples, a larger fraction, or folders named train, validation and test",
+) -> dict[Split, Part]:
+    """The three splits: a source's own, and what it lacks taken from its training examples by hash.
+
+    Args:
+        parts: the source's own splits; an empty one is lacking.
+        keys: of training examples, those that a split depends on.
+        take: the examples at some positions.
+        validation, test: fractions of the training examples, where the source has no such split.
+        origin: the source in words, for messages.
+        unit: what an example is.
+        advice: what would help.
+
+    Raises:
+        ValueError: a split has no example.
+    """
+    own = {split: part for split, part in parts.items() if len(part)}
+    train = own.pop("train", None)
+    rows = split_indices(
+        [] if train is None else keys(train),
+        validation=0.0 if "validation" in own else validation,
+        test=0.0 if "test" in own else test,
+    )
+    found: dict[Split, Part] = {}
+    for split in SPLITS:
+        if split in own:
+            found[split] = own[split]
+        elif train is not None and rows[split]:
+            found[split] = take(train, rows[split])
+        else:
+            raise ValueError(
+                f"{origin}: no {unit} falls into the {split} split (of {len(train or ())} to share out; "
+                f"validation={validation}, test={test}); {advice}"
+            )
     return found

@@ -13,7 +13,7 @@ from rnnlab.data.bio import is_bio, starts_alone
 from rnnlab.data.hub import HUB_PREFIX, hub_tables
 from rnnlab.data.readers import read_text
 from rnnlab.data.running_text import read_verses
-from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, split_indices, text_key
+from rnnlab.data.splits import SPLIT_NAMES, Split, complete_splits, text_key
 
 Scheme = Literal["none", "bio"]
 _SUFFIXES = {".conll", ".conllu", ".bio", ".iob", ".iob2", ".tsv", ".txt"}
@@ -58,25 +58,18 @@ class TaggedCorpus:
         Raises:
             ValueError: a split has no sentence.
         """
-        own = {split: part for split, part in self.parts.items() if len(part)}
-        train = own.pop("train", TaggedSentences())
-        rows = split_indices(
-            [text_key(" ".join(tokens)) for tokens in train.tokens],
-            validation=0.0 if "validation" in own else validation,
-            test=0.0 if "test" in own else test,
+        return complete_splits(
+            self.parts,
+            lambda train: [text_key(" ".join(tokens)) for tokens in train.tokens],
+            lambda train, rows: TaggedSentences(
+                [train.tokens[row] for row in rows], [train.tags[row] for row in rows]
+            ),
+            validation=validation,
+            test=test,
+            origin=self.origin,
+            unit="sentence",
+            advice="give more sentences, a larger fraction, or a file for each split",
         )
-        splits: dict[Split, TaggedSentences] = {}
-        for split in SPLITS:
-            chosen = rows[split]
-            taken = TaggedSentences([train.tokens[i] for i in chosen], [train.tags[i] for i in chosen])
-            splits[split] = own.get(split) or taken
-            if not len(splits[split]):
-                raise ValueError(
-                    f"{self.origin}: no sentence falls into the {split} split (of {len(train)} to share out; "
-                    f"validation={validation}, test={test}). Give more sentences, a larger fraction, or a "
-                    "file for each split"
-                )
-        return splits
 
 
 def read_tagged(

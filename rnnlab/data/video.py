@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from rnnlab.data.audio import draw
 from rnnlab.data.base import DataModule, evenly
 from rnnlab.data.batching import SequenceBatch, mixed_seed
-from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, check_fractions, split_indices
+from rnnlab.data.splits import SPLIT_NAMES, SPLITS, Split, check_fractions, complete_splits, split_indices
 
 MOVING_DIGITS = "moving_digits"
 # Rows and columns a frame, rows counted downwards.
@@ -324,23 +324,19 @@ class VideoData(DataModule):
             if folder.is_dir() and folder.name.lower() in SPLIT_NAMES
         }
         own = {split: sorted(folder.glob("*/*.npy")) for split, folder in (named or {"train": root}).items()}
-        train = own.pop("train", [])
-        if not train:
+        if not own.get("train"):
             raise ValueError(
                 f"{root}: there is no clip for training; needed is a folder of .npy files a class"
             )
-        rows = split_indices(
-            [path.relative_to(root).as_posix() for path in train],
-            validation=0.0 if own.get("validation") else self.fractions["validation"],
-            test=0.0 if own.get("test") else self.fractions["test"],
+        return complete_splits(
+            own,
+            lambda train: [path.relative_to(root).as_posix() for path in train],
+            lambda train, rows: [train[row] for row in rows],
+            validation=self.fractions["validation"],
+            test=self.fractions["test"],
+            origin=str(root),
+            unit="clip",
         )
-        splits = {split: own.get(split) or [train[row] for row in rows[split]] for split in SPLITS}
-        for split, files in splits.items():
-            if not files:
-                raise ValueError(
-                    f"{root}: no clip falls into the {split} split, of {len(train)} to share out"
-                )
-        return splits
 
     def _stored(self, split: Split, files: Sequence[Path]) -> StoredClips:
         clips = []

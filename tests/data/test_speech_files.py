@@ -118,5 +118,5 @@ def test_no_folder_and_no_sound(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sound in it"):
         read_recordings(str(tmp_path))
     write_sound(tmp_path / "yes" / "a.wav", "a")
-    with pytest.raises(ValueError, match="no utterance is in the validation split"):
+    with pytest.raises(ValueError, match="no utterance falls into the validation split"):
         read_recordings(str(tmp_path)).split(validation=0.0, test=0.9)
