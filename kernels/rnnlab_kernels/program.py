@@ -11,6 +11,7 @@ One step of a forward Program, as `interpret` below defines it for every backend
     restart   where resets[t, b] and t < lengths[b]: the states of row b become its initial states
     step      the nodes, in order
     store     each output's value to [t, b]; zero where t >= lengths[b]
+    total     each total grows by its value, where t < lengths[b]
     carry     each state becomes its `next`; it stands still where t >= lengths[b]
 
 An adjoint Program runs over the same steps in the opposite order. Its states are the gradients of the forward
@@ -159,6 +160,13 @@ class Program:
     nodes: tuple[Node, ...]
     outputs: tuple[Output, ...]
     adjoint: bool = False
+    totals: tuple[Output, ...] = ()
+    """Values that are summed up over all steps and rows, [width]; for backends whose `TOTALS` says so."""
+
+    @cached_property
+    def results(self) -> tuple[int, ...]:
+        """The values that leave a step: next states, outputs and totals."""
+        return (*(s.next for s in self.states), *(o.value for o in (*self.outputs, *self.totals)))
 
     @cached_property
     def first_step(self) -> int:
@@ -183,6 +191,7 @@ class Program:
             ],
             [(o.value, o.width) for o in self.outputs],
             self.adjoint,
+            *([(o.value, o.width) for o in self.totals],) * bool(self.totals),
         )
         return hashlib.sha256(repr(body).encode()).hexdigest()
 
@@ -277,7 +286,7 @@ class Program:
         for state in self.states:
             assert widths.get(state.next) == state.width, f"{state} changes its width"
             assert state.next not in masks and state.next not in matrices, state
-        for output in self.outputs:
+        for output in (*self.outputs, *self.totals):
             assert widths.get(output.value) == output.width, output
             assert output.value not in masks and output.value not in matrices, output
 
@@ -305,6 +314,7 @@ class Program:
             lines.append(f"{line:<60}  # {node.source}" if node.source else line)
         lines += [f"  next   {s.name} = {name(s.next)}" for s in self.states]
         lines += [f"  store  {o.name} = {name(o.value)}" for o in self.outputs]
+        lines += [f"  total  {o.name} = {name(o.value)}" for o in self.totals]
         return "\n".join(lines)
 
 
@@ -364,13 +374,14 @@ def interpret(
             the forward's value and goes the other way.
 
     Returns:
-        The outputs [T, B, width], and the final states [B, width] (for an adjoint: the gradients of the
-        initial states).
+        The outputs [T, B, width] and behind them the totals [width], and the final states [B, width] (for an
+        adjoint: the gradients of the initial states).
     """
     steps = [tensor for tensor, item in zip(inputs, program.inputs, strict=True) if item.per == "step"]
     first = steps[0]
     length, batch = first.shape[:2]
     outputs: list[list[Tensor]] = [[first.new_zeros(batch, o.width)] * length for o in program.outputs]
+    totals = [first.new_zeros(o.width) for o in program.totals]
     initial = [state.expand(batch, -1) for state in states]
     current = list(initial)
     initial_gradients = [torch.zeros_like(state) for state in initial]
@@ -390,6 +401,10 @@ def interpret(
         for output, stored in zip(program.outputs, outputs, strict=True):
             value = values[output.value].expand(batch, -1)
             stored[t] = value if valid is None else torch.where(valid, value, 0)
+        for number, output in enumerate(program.totals):
+            value = values[output.value].expand(batch, -1)
+            value = value if valid is None else torch.where(valid, value, 0)
+            totals[number] = totals[number] + value.sum(0)
         after = [values[state.next].expand(batch, -1) for state in program.states]
         if valid is not None:
             after = [torch.where(valid, a, c) for a, c in zip(after, current, strict=True)]
@@ -402,7 +417,7 @@ def interpret(
         current = after
     if program.adjoint:
         current = [g + c for g, c in zip(initial_gradients, current, strict=True)]
-    return [torch.stack(steps) for steps in outputs], current
+    return [*(torch.stack(steps) for steps in outputs), *totals], current
 
 
 def evaluate(node: Node, operands: list[Tensor], like: Tensor) -> Tensor:

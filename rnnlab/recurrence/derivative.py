@@ -34,6 +34,15 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Total:
+    """A parameter's gradient that the adjoint loop sums up: total `index`, for the columns from `start`."""
+
+    parameter: int
+    index: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
 class Derivative:
     """A Program that keeps what its adjoint needs, and the adjoint."""
 
@@ -46,12 +55,13 @@ class Derivative:
     """(input of the forward Program, output of the adjoint that is its gradient [T, B, width])."""
     contractions: tuple[Contraction, ...]
     """`parameter` is the number of the forward Program's input that the gradient belongs to."""
+    totals: tuple[Total, ...]
     marked: Program
     """`forward` with the marks where no gradient flows, for `without`."""
 
     def flops(self) -> int:
         """Floating-point operations of the backward for one step of one row, the contractions included."""
-        total = self.adjoint.flops()
+        total = self.adjoint.flops() + sum(output.width for output in self.adjoint.totals)
         for contraction in dict.fromkeys(replace(c, parameter=0, start=0) for c in self.contractions):
             right = self.width(contraction.right)
             if contraction.kind == "sum" or contraction.left is None:
@@ -67,14 +77,15 @@ class Derivative:
         adjoint = self.adjoint
         return (adjoint.inputs if operand.source == "input" else adjoint.outputs)[operand.index].width
 
-    def without(self, requires: Sequence[bool], given: Sequence[bool]) -> Derivative:
+    def without(self, requires: Sequence[bool], given: Sequence[bool], totals: bool = False) -> Derivative:
         """The adjoint for outputs of which some have no gradient, from what this one's forward loop keeps.
 
-        `given` tells of each of the Program's own outputs whether it has one.
+        `given` tells of each of the Program's own outputs whether it has one; the rest is as for
+        `differentiate`.
         """
         program = self.marked
         given = [*given, *[False] * (len(program.outputs) - len(given))]
-        return _Adjoint(program, requires, given).derivative({o.value for o in program.outputs})
+        return _Adjoint(program, requires, given).derivative(totals, {o.value for o in program.outputs})
 
 
 @dataclass(frozen=True)
@@ -144,17 +155,20 @@ def strip(program: Program) -> Program:
         tuple(nodes),
         tuple(replace(o, value=moved.get(o.value, o.value)) for o in program.outputs),
         program.adjoint,
+        tuple(replace(o, value=moved.get(o.value, o.value)) for o in program.totals),
     )
 
 
-def differentiate(program: Program, requires: Sequence[bool]) -> Derivative:
+def differentiate(program: Program, requires: Sequence[bool], totals: bool = False) -> Derivative:
     """The adjoint of a forward Program as `tidy` leaves it.
 
     Args:
         program: the Program, in which `simplify.DETACH` may mark where no gradient flows.
         requires: for each input, whether its gradient is asked for.
+        totals: whether the adjoint loop may sum up gradients of parameter vectors itself, which then need no
+            sequence of their own in memory.
     """
-    return _Adjoint(program, requires, [True] * len(program.outputs)).derivative()
+    return _Adjoint(program, requires, [True] * len(program.outputs)).derivative(totals)
 
 
 class _Adjoint:
@@ -267,6 +281,10 @@ class _Adjoint:
             if matrix in self.active:
                 self._add(matrix, gradient, row, node.transposed)
             return
+        if node.op == "mul" and node.inputs[0] == node.inputs[1]:
+            twice = build.binary("mul", gradient, build.const(2))
+            self._add(node.inputs[0], build.binary("mul", twice, node.inputs[0]))
+            return
         if node.op == "mul":
             for operand, other in (node.inputs, node.inputs[::-1]):
                 if operand not in self.active:
@@ -283,8 +301,8 @@ class _Adjoint:
 
     # The two Programs.
 
-    def derivative(self, kept: set[int] | None = None) -> Derivative:
-        """The forward Program that keeps what its adjoint reads, and the adjoint.
+    def derivative(self, totals: bool, kept: set[int] | None = None) -> Derivative:
+        """The forward Program that keeps what its adjoint reads, and the adjoint, with `totals` if it may.
 
         `kept` are the values that the forward loop keeps, in the Program's numbers; chosen where None.
         """
@@ -306,9 +324,13 @@ class _Adjoint:
                 rows.append((i, build.spread(self._total(value), item.width)))
         results = [*nexts, *(v for _, v in rows), *(v for s in sums for v in s.operands)]
         chosen = self._kept(set(results)) if kept is None else {self.moved[v] for v in kept}
-        sums = self._together(sums, chosen)
+        # Column sums of what a contraction turns over come with it.
+        apart = {s.part.right for s in sums if s.kind == "outer" and s.part.transposed}
+        inside = [s for s in sums if totals and s.kind != "outer"]
+        inside = [s for s in inside if s.kind == "product" or s.part.right not in apart]
+        sums = self._together([s for s in sums if s not in inside], chosen)
         forward, stored = self._forward(chosen)
-        return self._assemble(forward, stored, nexts, rows, sums)
+        return self._assemble(forward, stored, nexts, rows, sums, inside)
 
     def _vector_parts(self, value: int) -> list[_Part]:
         """The parts of a parameter vector's gradient, with one for all that need no product."""
@@ -391,6 +413,7 @@ class _Adjoint:
         nexts: Sequence[int],
         rows: Sequence[tuple[int, int]],
         sums: Sequence[_Sum],
+        inside: Sequence[_Sum],
     ) -> Derivative:
         program, old, new = self.program, self.builder, Builder()
         nodes = {node.value: node for node in old.nodes}
@@ -422,7 +445,7 @@ class _Adjoint:
             return True
 
         needed: set[int] = set()
-        stack = [*nexts, *(v for _, v in rows), *(v for s in sums for v in s.operands)]
+        stack = [*nexts, *(v for _, v in rows), *(v for s in (*sums, *inside) for v in s.operands)]
         while stack:
             value = stack.pop()
             if value not in needed:
@@ -454,12 +477,24 @@ class _Adjoint:
             contractions[number] = Contraction(
                 item.kind, item.input, left, right, part.transposed, part.start
             )
-        adjoint = new.program([at[v] for v in nexts], stores.values.items(), adjoint=True)
+        summed: dict[int, str] = {}
+        totals: dict[Total, None] = {}
+        for item in inside:
+            part, name = item.part, program.inputs[item.input].name
+            value = at[part.right]
+            if part.left is not None:
+                value = new.binary("mul", at[part.left], value)
+            summed.setdefault(value, f"total_{name}")
+            totals[Total(item.input, list(summed).index(value), part.start)] = None
+        adjoint = new.program(
+            [at[v] for v in nexts], stores.values.items(), adjoint=True, totals=summed.items()
+        )
         return Derivative(
             strip(forward),
             tidy(strip(adjoint)),
             tuple(feeds),
             row_outputs,
             tuple(dict.fromkeys(contractions[i] for i in range(len(sums)))),
+            tuple(totals),
             forward,
         )

@@ -78,17 +78,25 @@ class Entry:
         requires: for each input, whether its gradient will be asked for; None for a Program that will not be
             differentiated.
         strict: whether a kernel that cannot be built is an error; it is interpreted, slowly, without.
+        totals: whether the adjoint loop may sum up gradients itself: not every backend can.
     """
 
-    def __init__(self, program: Program, requires: tuple[bool, ...] | None, strict: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        requires: tuple[bool, ...] | None,
+        strict: bool = False,
+        totals: bool = False,
+    ) -> None:
         self.marked = program
         self.requires = requires
         self.strict = strict
+        self.totals = totals
         self.outputs = len(program.outputs)
         self.derivative: Derivative | None = None
         self.program = strip(program)
         if requires is not None:
-            self.derivative = differentiate(program, requires)
+            self.derivative = differentiate(program, requires, totals)
             self.program = self.derivative.forward
         self._backwards: dict[tuple[bool, ...], _Backward] = {}
         self.number = -1
@@ -105,7 +113,9 @@ class Entry:
         if found is None:
             assert self.derivative is not None
             assert self.requires is not None
-            some = self.derivative if all(given) else self.derivative.without(self.requires, given)
+            some = self.derivative
+            if not all(given):
+                some = some.without(self.requires, given, self.totals)
             found = self._backwards[given] = _Backward(self, some)
         return found
 
@@ -217,6 +227,14 @@ class _Backward:
         places = {operand: place for place, operand in enumerate(self.factors)}
         self.operands = [(None if s.left is None else places[s.left], places[s.right]) for s in sums]
         self.targets = list(sums.values())
+        # What the loop sums up itself stands behind its outputs.
+        count = len(self.program.outputs)
+        self.totals: list[tuple[int, list[tuple[int, int | None]]]] = [
+            (count + n, []) for n in range(len(self.program.totals))
+        ]
+        for total in derivative.totals:
+            part = self.program.totals[total.index].width < program.inputs[total.parameter].width
+            self.totals[total.index][1].append((total.parameter, total.start if part else None))
 
 
 def _execute_adjoint(
@@ -249,7 +267,9 @@ def _execute_adjoint(
     lefts = [None if left is None else factors[left] for left, _ in plan.operands]
     rights = [factors[right] for _, right in plan.operands]
     together = getattr(run, "contract_all", contract_all)
-    for part, targets in zip(together(plan.sums, lefts, rights, rows), plan.targets, strict=True):
+    parts = [*zip(together(plan.sums, lefts, rights, rows), plan.targets, strict=True)]
+    parts += [(stored[index], targets) for index, targets in plan.totals]
+    for part, targets in parts:
         for i, start in targets:
             so_far = found[i]
             if start is not None:

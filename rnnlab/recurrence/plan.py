@@ -21,7 +21,7 @@ from rnnlab.recurrence.compiler import Compiled, compile_cell
 from rnnlab.recurrence.compiler import find as find_tensor
 from rnnlab.recurrence.contract import Call, Noise, StepSpec, has_hooks
 from rnnlab.recurrence.graph import Unsupported
-from rnnlab.recurrence.operators import Entry
+from rnnlab.recurrence.operators import Entry, executor
 from rnnlab.recurrence.simplify import tidy, with_restarts
 
 # What every module has: no settings of a cell, but for `training`.
@@ -33,8 +33,9 @@ _CODE = (FunctionType, BuiltinFunctionType, type)
 class Plan:
     """A compiled structure, with the entries of its Programs in the operators' table."""
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, device: torch.device) -> None:
         self.compiled = compiled
+        self._totals: bool = getattr(executor(device.type), "TOTALS", False)
         self._entries: dict[Any, Entry] = {}
 
     def entry(self, requires: tuple[bool, ...] | None, restart: bool = False, strict: bool = False) -> Entry:
@@ -45,7 +46,7 @@ class Plan:
             program = self.compiled.marked
             if restart:
                 program = tidy(with_restarts(program))
-            found = self._entries[key] = Entry(program, requires, strict).enter()
+            found = self._entries[key] = Entry(program, requires, strict, self._totals).enter()
         return found
 
 
@@ -275,7 +276,7 @@ def _plan(cell: nn.Module, spec: StepSpec, description: Description) -> Plan | s
         compiled = compile_cell(cell, x, states, noise, spec=spec)
     except Unsupported as error:
         return str(error)
-    plan = Plan(compiled)
+    plan = Plan(compiled, device)
     if shared is not None and not compiled.trace.constants:
         _shared[shared] = plan
     return plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -199,9 +199,9 @@ class Builder:
         if node is not None and node.op in ("mul", "div"):
             a, b = node.inputs
             if self.widths[b] == 1:
-                return self.binary(node.op, self.sum(a), b)
+                return self.binary(node.op, sums.scaled(self, a, b), b)
             if self.widths[a] == 1 and node.op == "mul":
-                return self.binary("mul", a, self.sum(b))
+                return self.binary("mul", a, sums.scaled(self, b, a))
         split = sums.split(self, x)
         return self.node("sum", (x,), 1) if split is None else split
 
@@ -293,12 +293,27 @@ class Builder:
                 return self.compare(op, inputs[0], inputs[1])
 
     def program(
-        self, nexts: Sequence[int], outputs: Iterable[tuple[int, str]], *, adjoint: bool = False
+        self,
+        nexts: Sequence[int],
+        outputs: Iterable[tuple[int, str]],
+        *,
+        adjoint: bool = False,
+        totals: Iterable[tuple[int, str]] = (),
     ) -> Program:
-        """What was built, as a Program: `nexts` for the states, `outputs` as values and names."""
+        """What was built, as a Program: `nexts` for the states; `outputs`, `totals` by value and name."""
         states = [State(v, n, name, width) for (v, name, width), n in zip(self.states, nexts, strict=True)]
-        stored = [Output(v, name, self.widths[v]) for v, name in outputs]
-        return Program(tuple(self.inputs), tuple(states), tuple(self.nodes), tuple(stored), adjoint)
+        stored, summed = (
+            tuple([Output(v, name, self.widths[v]) for v, name in each]) for each in (outputs, totals)
+        )
+        return Program(tuple(self.inputs), tuple(states), tuple(self.nodes), stored, adjoint, summed)
+
+    def like(self, program: Program, moved: Mapping[int, int]) -> Program:
+        """What was built in place of a Program, given where each of its values went."""
+        outputs, totals = (
+            [(moved[o.value], o.name) for o in each] for each in (program.outputs, program.totals)
+        )
+        nexts = [moved[s.next] for s in program.states]
+        return self.program(nexts, outputs, adjoint=program.adjoint, totals=totals)
 
 
 # In numpy, since constants may be folded while PyTorch traces: a tensor would be taken for one of the model.
@@ -322,7 +337,7 @@ def _fold(op: str, *numbers: float) -> float:
 
 def live(program: Program, keep_inputs: bool = True) -> Program:
     """The Program without nodes (and, unless kept, inputs) that nothing reads."""
-    needed = {s.next for s in program.states} | {o.value for o in program.outputs}
+    needed = set(program.results)
     nodes: list[Node] = []
     for node in reversed(program.nodes):
         if node.value in needed:
@@ -346,9 +361,7 @@ def rebuild(
         inputs = tuple(moved[v] for v in node.inputs)
         builder.source = node.source
         moved[node.value] = builder.again(node, inputs) if rule is None else rule(builder, node, inputs)
-    nexts = [moved[s.next] for s in program.states]
-    outputs = [(moved[o.value], o.name) for o in program.outputs]
-    return builder.program(nexts, outputs, adjoint=program.adjoint), moved
+    return builder.like(program, moved), moved
 
 
 def with_restarts(program: Program) -> Program:
@@ -368,8 +381,7 @@ def with_restarts(program: Program) -> Program:
         moved[state.value] = builder.where(mask, first, carried)
     for node in program.nodes:
         moved[node.value] = builder.again(node, tuple(moved[v] for v in node.inputs))
-    outputs = [(moved[o.value], o.name) for o in program.outputs]
-    return builder.program([moved[s.next] for s in program.states], outputs)
+    return builder.like(program, moved)
 
 
 def tidy(program: Program) -> Program:
@@ -400,7 +412,7 @@ def _narrow(program: Program) -> Callable[[Builder, Node, tuple[int, ...]], int]
     for node in program.nodes:
         for value in node.inputs:
             readers.setdefault(value, []).append(node)
-    kept = {s.next for s in program.states} | {o.value for o in program.outputs}
+    kept = set(program.results)
     sliced = {
         node.value: node
         for node in program.nodes
@@ -436,8 +448,7 @@ def _disjoint(slices: Sequence[Node]) -> bool:
 def _regroup(program: Program) -> Program:
     """Chains of additions in the order parameters, inputs, states."""
     uses = Counter(v for node in program.nodes for v in node.inputs)
-    uses.update(s.next for s in program.states)
-    uses.update(o.value for o in program.outputs)
+    uses.update(program.results)
     defined = {node.value: node for node in program.nodes}
     invariant, stateful = program.invariant, program.stateful
 
@@ -483,8 +494,7 @@ def _regroup(program: Program) -> Program:
     for node in program.nodes:
         builder.source = node.source
         moved[node.value] = rule(builder, node, tuple(moved[v] for v in node.inputs))
-    outputs = [(moved[o.value], o.name) for o in program.outputs]
-    return builder.program([moved[s.next] for s in program.states], outputs, adjoint=program.adjoint)
+    return builder.like(program, moved)
 
 
 def _sum(builder: Builder, chain: Sequence[tuple[int, int]]) -> int:

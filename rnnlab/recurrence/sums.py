@@ -22,14 +22,20 @@ def split(build: Builder, x: int) -> int | None:
     if not scales[0] or any(found != scales[0] for found in scales):
         return None
     plain = [[v for scale, v in found if scale is None] for found in terms]
-    if not all(plain):
+    if len({bool(found) for found in plain}) > 1:
         return None
-    total = build.sum(build.cat([reduce(partial(build.binary, "add"), found) for found in plain]))
+    total = build.const(0)
+    if plain[0]:
+        total = build.sum(build.cat([reduce(partial(build.binary, "add"), found) for found in plain]))
     for number, scale in enumerate(scales[0]):
-        scaled = build.cat([[v for s, v in found if s is not None][number] for found in terms])
-        rest = build.const(0) if _deviates(build, scaled) else build.sum(scaled)
-        total = build.binary("add", total, build.binary("mul", scale, rest))
+        row = build.cat([[v for s, v in found if s is not None][number] for found in terms])
+        total = build.binary("add", total, build.binary("mul", scale, scaled(build, row, scale)))
     return total
+
+
+def scaled(build: Builder, x: int, scale: int) -> int:
+    """The sum of a row that a number multiplies: none for deviations, where the number was made of a sum."""
+    return build.const(0) if _made_of_sum(build, scale) and _deviates(build, x) else build.sum(x)
 
 
 def _terms(build: Builder, x: int) -> list[tuple[int | None, int]]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from rnnlab import cells
 from rnnlab.recurrence.compiler import compile_cell
-from rnnlab.recurrence.derivative import Derivative
+from rnnlab.recurrence.derivative import Derivative, differentiate
 from rnnlab.recurrence.mincut import cheapest
 from rnnlab.recurrence.operators import Entry
 
@@ -64,6 +64,37 @@ def test_peepholes_are_products_of_sequences() -> None:
     assert len(products) == 3
     # Their factors are columns of the gates' gradients, which are stored once.
     assert all(c.right.width == H for c in products)
+
+
+def test_what_the_loop_sums_up_is_not_stored() -> None:
+    step = compile_cell(cells.LayerNormLSTMCell(5, H), torch.zeros(2, 3, 5)).marked
+    requires = (True,) * len(step.inputs)
+    apart, inside = differentiate(step, requires), differentiate(step, requires, totals=True)
+    inside.adjoint.validate()
+    assert not apart.adjoint.totals and not apart.totals
+    assert inside.forward == apart.forward
+    # The input's gradient, and the two that the matrices' gradients are made of; no normalised row.
+    assert [o.width for o in inside.adjoint.outputs] == [5, 4 * H, 4 * H]
+    assert sum(o.width for o in apart.adjoint.outputs) == 5 + 5 * 4 * H + 2 * H
+    assert {c.kind for c in inside.contractions} == {"outer"}
+    names = {step.inputs[t.parameter].name for t in inside.totals}
+    assert names == {"bias_ih", "bias_hh", "bias_ln_c", "weight_ln_ih", "weight_ln_hh", "weight_ln_c"}
+
+
+def test_peephole_weights_are_summed_up_in_the_loop() -> None:
+    step = compile_cell(cells.PeepholeLSTMCell(5, H), torch.zeros(2, 3, 5)).marked
+    found = differentiate(step, (True,) * len(step.inputs), totals=True)
+    # Column sums of the gates' gradients come with the matrices' gradients.
+    assert sorted(c.kind for c in found.contractions) == ["outer", "outer", "sum", "sum"]
+    assert [step.inputs[total.parameter].width for total in found.totals] == [H] * 3
+
+
+def test_the_sum_of_deviations_takes_no_pass() -> None:
+    adjoint = derivative(cells.LayerNormLSTMCell(5, H)).adjoint
+    columns = adjoint.widths
+    sums = [columns[node.inputs[0]] for node in adjoint.nodes if node.op == "sum"]
+    # For the normalised cell state two, and for each row of gates one and one in four parts.
+    assert sorted(sums) == [H] * 10 + [4 * H] * 2
 
 
 def test_only_what_is_asked_for_is_computed() -> None:

@@ -11,7 +11,11 @@ from rnnlab_kernels.cpu.launch import (
 )
 from rnnlab_kernels.cpu.toolchain import ToolchainError
 
+TOTALS = True
+"""A Program may have totals."""
+
 __all__ = [
+    "TOTALS",
     "Kernel",
     "ToolchainError",
     "build_many",

@@ -132,6 +132,7 @@ namespace {{
 
 constexpr long STATE_WIDTHS[] = {{{", ".join(str(s.width) for s in program.states) or "0"}}};
 constexpr long OUTPUT_WIDTHS[] = {{{", ".join(str(o.width) for o in program.outputs) or "0"}}};
+constexpr long TOTAL_WIDTHS[] = {{{", ".join(str(o.width) for o in program.totals) or "0"}}};
 constexpr int BEFORE[] = {{{before or "-1"}}};
 constexpr BufferSize BUFFERS[] = {{{buffers or "{0, false}"}}};
 constexpr PanelSize PANELS[] = {{{panels or "{0, 0, 0, {}, 0, false, 1}"}}};
@@ -141,9 +142,10 @@ constexpr PanelSize PANELS[] = {{{panels or "{0, 0, 0, {}, 0, false, 1}"}}};
 {chr(10).join(phases)}
 
 const Program program = {{
-  {len(program.inputs)}, {len(program.states)}, {len(program.outputs)}, {len(self.plan.buffers)},
-  {len(self.panels)}, {boolean[program.adjoint]}, {boolean[outside]}, {program.flops()},
-  STATE_WIDTHS, OUTPUT_WIDTHS, BEFORE, BUFFERS, PANELS, pre, loop, post,
+  {len(program.inputs)}, {len(program.states)}, {len(program.outputs)}, {len(program.totals)},
+  {len(self.plan.buffers)}, {len(self.panels)}, {boolean[program.adjoint]}, {boolean[outside]},
+  {program.flops()},
+  STATE_WIDTHS, OUTPUT_WIDTHS, TOTAL_WIDTHS, BEFORE, BUFFERS, PANELS, pre, loop, post,
 }};
 }}  // namespace
 }}  // namespace {self.name}
@@ -317,7 +319,12 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
 
     def _store_number(self, piece: Piece, numbers: dict[Ref, str]) -> list[str]:
         numbers[piece] = name = self._name(piece)
-        return [f"    store({target}, {name}, 1);" for target in self._targets(piece)]
+        lines = [f"    store({target}, {name}, 1);" for target in self._targets(piece)]
+        return lines + [f"    add({total}, {name}, 1);" for total in self._totals(piece)]
+
+    def _totals(self, piece: Piece) -> list[str]:
+        """The addresses of the sums over rows that a piece's first column joins."""
+        return [f"c.total[{index}] + {start}" for index, start in piece.totals]
 
     def _targets(self, piece: Piece) -> list[str]:
         """The addresses where a piece's first column of row m is stored."""
@@ -427,6 +434,8 @@ extern "C" __attribute__((visibility("default"))) const Program* rnnlab_{self.na
                 if type_ == "STORED" and int(target[6 : target.index("]")]) in self.shared.values():
                     guard = f"if ({target[: target.index('.at')]}.p) "
                 body.append(f"{guard}store({pointer(target, type_)}{column}, {name}, {lanes});")
+            for total in self._totals(piece):
+                body.append(f"add({pointer(total, 'S')}{column}, {name}, {lanes});")
         for piece in joined:
             parts = [known[part] for part in piece.rows[0].parts if part in inside]
             if piece.op == "sum" and parts:

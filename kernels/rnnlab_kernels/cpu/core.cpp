@@ -45,7 +45,7 @@ void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // arguments: T, B, threads, backwards, lengths, resets, sharing (0 as it pays, 1 by rows, 2 by columns), then an
-// address, a step's stride and a row's stride for each input, initial state, output and final state.
+// address, a step's stride and a row's stride for each input, initial state, output, final state and total.
 EXPORT int rnnlab_run(const void* program, const int64_t* arguments) {
   return run_program(*(const Program*)program, arguments, (int)arguments[2]);
 }

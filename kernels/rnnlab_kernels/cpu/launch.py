@@ -153,12 +153,13 @@ class Kernel:
         self.kinds = ["matrix" if item.is_matrix else item.per for item in program.inputs]
         self.output_widths = [output.width for output in program.outputs]
         self.widths = [state.width for state in program.states]
+        self.total_widths = [total.width for total in program.totals]
         after = {o.value: number for number, o in reversed(list(enumerate(program.outputs)))}
         self.shared = {
             before: after[program.states[state].next]
             for state, before in codegen.shared_outputs(program).items()
         }
-        tables = len(program.inputs) + len(program.outputs) + 2 * len(program.states)
+        tables = len(program.inputs) + len(program.outputs) + 2 * len(program.states) + len(program.totals)
         self.pack = Struct(f"{7 + 3 * tables}q").pack
 
     def __call__(
@@ -216,6 +217,10 @@ class Kernel:
             tensor = first.new_empty(B, width, dtype=carried)
             finals.append(tensor)
             arguments += (tensor.data_ptr(), 0, width)
+        for width in self.total_widths:
+            total = first.new_empty(width) if B else first.new_zeros(width)
+            outputs.append(total)
+            arguments += (total.data_ptr(), 0, 0)
         if B and self.routines.rnnlab_run(self.address, self.pack(*arguments)):
             raise MemoryError("the CPU backend found no memory for its buffers")
         if converted:

@@ -1,7 +1,8 @@
 // The time loop: rows to threads, panels, states from step to step, lengths and resets. See program.hpp for the legend.
 #pragma once
 
-constexpr long MOST_STEPS = 768;       // of a chunk
+constexpr long MOST_STEPS = 768;  // of a chunk
+constexpr long SUMMED = 64;       // rows, about, that are summed up before they join the sums of all before them
 
 struct Call {
   const Program& p;
@@ -12,6 +13,7 @@ struct Call {
   const int64_t* lengths;
   const uint8_t* resets;
   Steps *in, *initial, *out, *final;
+  const Steps* total;  // where each total goes
   int* order;  // batch rows by falling length
   S* panels;
   char* memory;
@@ -39,6 +41,12 @@ struct Call {
     return values * sizeof(S);
   }
 
+  long total_values() const {
+    long values = 0;
+    for (int i = 0; i < p.totals; i++) values += LD(p.total_widths[i]);
+    return values;
+  }
+
   // What the threads of one group share.
   void lay_out_rows(Arena& arena, Ctx& c) const {
     const long rows = most_rows(), steps = chunk_steps(rows);
@@ -60,6 +68,8 @@ struct Call {
     c.restarted = arena.take<S*>(p.states);
     c.buf = arena.take<S*>(p.buffers);
     c.panel = arena.take<const S*>(p.panels);
+    c.total = arena.take<S*>(p.totals);
+    c.sums = arena.take<S>(2 * total_values());
     c.tile = arena.take<S>(TILE * MOST_SUMS * VL);
     c.tm = arena.take<int>(most_rows() * chunk_steps(most_rows()));
     c.bm = arena.take<int>(most_rows() * chunk_steps(most_rows()));
@@ -85,6 +95,7 @@ struct Rows {
   const long stride, rows;
   const long r0, r1;  // this thread's share of them, for what is done row by row
   long active = 0;    // rows that run at the present step; they stand first
+  long summed = 0;    // rows whose totals have not joined those of all before
 
   Rows(const Call& call, Ctx& c, const int* batch, long stride, long rows)
       : call(call), p(call.p), c(c), batch(batch), stride(stride), rows(rows),
@@ -168,6 +179,15 @@ struct Rows {
         }
     c.wait();
   }
+  // In two stages, so that rounding errors do not pile up.
+  void sum_up() {
+    const long values = call.total_values();
+    for (long j = 0; j < values; j += VL) {
+      store(c.sums + values + j, load(c.sums + values + j) + load(c.sums + j));
+      store(c.sums + j, V{});
+    }
+    summed = 0;
+  }
   void step(long t, long m0, long n) {
     if (!call.backwards)
       for (long r = n > r0 ? n : r0; r < r1 && r < active; r++) leave(r);
@@ -175,6 +195,7 @@ struct Rows {
     if (n == 0) return;
     if (call.resets && !p.adjoint) restart_before(t, n);
     p.loop(c, m0, m0 + n);
+    if (p.totals && (summed += n) >= SUMMED) sum_up();
     if (call.resets && p.adjoint) restart_after(t, n);
     S** other = c.cur;
     c.cur = c.nxt;
@@ -192,8 +213,10 @@ struct Rows {
       count = chunk(begin, steps);
       const long total = list(begin, count, offsets);
       if (total) p.pre(c, 0, total);
+      if (p.totals) sum_up();
       for (long i = 0; i < count; i++) step(time(begin + i), offsets[i], offsets[i + 1] - offsets[i]);
       if (total) p.post(c, 0, total);
+      if (p.totals) sum_up();
     }
     for (long r = r0; r < r1 && (call.backwards || r < active); r++) leave(r);
   }
@@ -217,6 +240,8 @@ static void work(void* context, int thread) {
   others.cur = nullptr, others.buf = nullptr;
   for (int i = 0; i < call.groups(); i++) call.lay_out_rows(arena, i == group ? c : others);
 
+  __builtin_memset(c.sums, 0, 2 * call.total_values() * sizeof(S));
+  for (long i = 0, start = 0; i < p.totals; start += LD(p.total_widths[i]), i++) c.total[i] = c.sums + start;
   S* panel = call.panels;
   long turn = 0;  // threads pack the blocks in turn
   for (int i = 0; i < p.panels; i++) {
@@ -245,6 +270,22 @@ static void sort_rows(Call& call, int* places) {
   for (long b = 0; b < call.B; b++) call.order[places[call.T - call.length(b)]++] = (int)b;
 }
 
+// The totals of all threads, in their order.
+static void add_totals(const Call& call) {
+  const Program& p = call.p;
+  const long values = call.total_values();
+  S* first = nullptr;
+  Arena arena{call.memory, 0};
+  for (int thread = 0; thread < call.threads; thread++) {
+    Ctx c{};
+    call.lay_out_thread(arena, c);
+    if (thread == 0) first = c.sums + values;
+    else for (long j = 0; j < values; j += VL) store(first + j, load(first + j) + load(c.sums + values + j));
+  }
+  for (int i = 0; i < p.totals; first += LD(p.total_widths[i]), i++)
+    put_row(call.total[i].p, first, nullptr, p.total_widths[i]);
+}
+
 // How the threads divide the work: by rows, unless there are fewer rows than threads and a step is long enough for a
 // meeting after each of its stages.
 static void share(Call& call, int threads, long sharing) {
@@ -257,7 +298,7 @@ static int run_program(const Program& p, const int64_t* arguments, int threads) 
   const int64_t* a = arguments;
   Call call{p, (long)a[0], (long)a[1], 1, false, a[3] != 0, (const int64_t*)a[4], (const uint8_t*)a[5]};
   share(call, threads, a[6]);
-  const long tables = p.inputs + p.outputs + 2 * p.states;
+  const long tables = p.inputs + p.outputs + 2 * p.states + p.totals;
   const long panel_bytes = call.panel_bytes(), sort_bytes = (call.T + 2) * (long)sizeof(int);
 
   Arena count{nullptr, 0};
@@ -281,12 +322,14 @@ static int run_program(const Program& p, const int64_t* arguments, int threads) 
   call.initial = call.in + p.inputs;
   call.out = call.initial + p.states;
   call.final = call.out + p.outputs;
+  call.total = call.final + p.states;
   for (int i = 0; i < p.outputs; i++)
     if (call.out[i].p) prefer_large_pages(call.out[i].p, call.T * call.out[i].t_stride * (long)sizeof(STORED));
   if (call.lengths) sort_rows(call, (int*)call.panels);
   else for (long b = 0; b < call.B; b++) call.order[b] = (int)b;
 
   const bool done = call.threads > 1 ? team(work, &call, call.threads) : (work(&call, 0), true);
+  if (done && p.totals) add_totals(call);
   give_memory(memory);
   return done ? 0 : run_program(p, arguments, 1);
 }

@@ -27,6 +27,7 @@ from rnnlab_kernels.cpu.schedule import (
 )
 from rnnlab_kernels.program import Program
 
+Target = Literal["next", "output", "total"]
 PassKey = tuple[Phase, int, int, Piece | None]
 """Phase, level and width of a pass, and the reduction where it has a pass of its own."""
 
@@ -56,14 +57,16 @@ class _Planner:
     def _collect(self) -> None:
         """Every piece that an output or a next state needs, in order."""
         pieces, widths = self.pieces, self.program.widths
-        self.targets: list[tuple[Ref, Literal["next", "output"], int, int]] = []
+        self.targets: list[tuple[Ref, Target, int, int]] = []
         for number, state in enumerate(self.program.states):
             self._target(pieces.parts(state.next, 0, widths[state.next]), "next", number)
         for number, output in enumerate(self.program.outputs):
             self._target(pieces.parts(output.value, 0, output.width), "output", number)
+        for number, total in enumerate(self.program.totals):
+            self._target(pieces.parts(total.value, 0, total.width), "total", number)
         self._reach(ref for ref, *_ in self.targets)
 
-    def _target(self, parts: list[Ref], kind: Literal["next", "output"], number: int) -> None:
+    def _target(self, parts: list[Ref], kind: Target, number: int) -> None:
         start = 0
         for part in parts:
             self.targets.append((part, kind, number, start))
@@ -231,6 +234,8 @@ class _Planner:
             piece = ref if isinstance(ref, Piece) else self._copy(ref, "loop")
             if kind == "output":
                 piece.outputs.append((number, start))
+            elif kind == "total":
+                piece.totals.append((number, start))
             else:
                 if piece.phase != "loop":
                     piece = self._copy(piece, "loop")

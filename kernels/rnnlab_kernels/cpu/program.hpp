@@ -49,6 +49,8 @@ struct Ctx {
   S** nxt;        // and after it
   S** restarted;  // the gradients that resets send to the initial states
   S** buf;
+  S* sums;        // of the totals: those of the last rows, and behind them those of all rows before
+  S** total;      // where each total's sums of the last rows stand
   const S** panel;
   S* tile;
   int *tm, *bm;       // the step and the batch row of each virtual row of the chunk
@@ -61,11 +63,11 @@ struct Ctx {
 typedef void Phase(Ctx&, long m0, long m1);  // over virtual rows [m0, m1)
 
 struct Program {
-  int inputs, states, outputs, buffers, panels;
+  int inputs, states, outputs, totals, buffers, panels;
   bool adjoint;
   bool outside;  // whether there are stages before or after the loop
   long flops;    // of one step and row
-  const long *state_widths, *output_widths;
+  const long *state_widths, *output_widths, *total_widths;
   const int* before;  // for each state, the output that holds it before a step where another holds it after, or -1
   const BufferSize* buffer_sizes;
   const PanelSize* panel_sizes;

@@ -94,6 +94,7 @@ class Piece:
     stores: list[tuple[Buffer, int]] = field(default_factory=list)
     nexts: list[tuple[int, int]] = field(default_factory=list)
     outputs: list[tuple[int, int]] = field(default_factory=list)
+    totals: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def is_matmul(self) -> bool:

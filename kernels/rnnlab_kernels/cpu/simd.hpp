@@ -99,6 +99,7 @@ INLINE void store(S* p, V v, long n) {
   else __builtin_memcpy(p, &v, n * sizeof(S));
 #endif
 }
+INLINE void add(S* p, V v, long n) { store(p, load(p, n) + v, n); }
 
 INLINE float widen(bf16 x) { uint32_t u = (uint32_t)x.bits << 16; float f; __builtin_memcpy(&f, &u, 4); return f; }
 INLINE bf16 narrow(float x) {

@@ -5,6 +5,7 @@ Legend: T time, B batch.
 
 import os
 import signal
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rnnlab_kernels import cpu
 from rnnlab_kernels.cpu import Kernel, toolchain
-from rnnlab_kernels.program import Contraction, Operand, Program, contract, interpret
+from rnnlab_kernels.program import COMPARE, Contraction, Operand, Output, Program, contract, interpret
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(toolchain.missing() is not None, reason=str(toolchain.missing()))
@@ -77,6 +78,50 @@ def test_random_programs(number, T, B, seed, lengths, resets, reverse, sharing, 
     torch.set_num_threads(threads)
     how = options(T, B, lengths, resets, reverse, seed)
     assert_agrees(kernels(torch.float64)[number], T, B, seed, sharing, **how)
+
+
+def summing(program: Program) -> Program:
+    """The Program with a total of every vector that it computes or is given, and with half of its outputs."""
+    matrices = [item.value for item in program.inputs if item.is_matrix]
+    masks = [node.value for node in program.nodes if node.op in COMPARE]
+    rows = [value for value in program.widths if value not in matrices + masks]
+    totals = tuple(Output(value, f"total{value}", program.widths[value]) for value in rows)
+    summing = replace(program, outputs=program.outputs[::2], totals=totals)
+    summing.validate()
+    return summing
+
+
+def test_totals_of_every_kind_of_value():
+    drawn = [step_programs.at_random(seed) for seed in range(12)]
+    found = cpu.build_many([summing(p) for p in [*BY_HAND, *drawn]], torch.float64, optimised=False)
+    for number, kernel in enumerate(found):
+        for case in range(4):
+            torch.set_num_threads(1 + case // 2)
+            # More rows than are summed up at once, and fewer.
+            T, B = [(3, 70), (9, 5), (40, 3), (1, 1)][case]
+            how = options(T, B, bool(case & 1), number % 2 == 1, number % 3 == 1)
+            assert_agrees(kernel, T, B, number, sharing=1 + (case + number) % 2, **how)
+
+
+def test_totals_of_no_rows_are_zero():
+    program = summing(step_programs.at_random(0))
+    (kernel,) = cpu.build_many([program], torch.float64, optimised=False)
+    inputs, states = step_programs.tensors(program, 4, 0)
+    outputs, _ = kernel(inputs, states)
+    assert [total.tolist() for total in outputs[len(program.outputs) :]] == [
+        [0.0] * total.width for total in program.totals
+    ]
+
+
+def test_totals_do_not_pile_up_rounding_errors():
+    b = step_programs.Builder()
+    x, state = b.input("x", "step", 4), b.state("h", 4)
+    b.next[state] = b.op("add", state, x)
+    program = replace(b.program(), totals=(Output(x, "sum", 4),))
+    (kernel,) = cpu.build_many([program], torch.float32, optimised=False)
+    (found,), _ = kernel([torch.full((4000, 50, 4), 0.1)], [torch.zeros(50, 4)])
+    # Added up one by one, 200,000 tenths would be off by 1 in 10,000 and more.
+    torch.testing.assert_close(found / 20000, torch.ones(4), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("number", range(len(BY_HAND)))
