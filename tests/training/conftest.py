@@ -3,25 +3,16 @@
 from pathlib import Path
 
 import pytest
+from reviews import write_reviews
 
 from rnnlab.experiments.compose import compose
 from rnnlab.training.run import RunResult, train
-
-GOOD = ("fine", "warm", "funny", "lovely", "clever", "moving")
-BAD = ("dull", "flat", "tired", "silly", "empty", "cold")
 
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 240 reviews that a small model can learn."""
-    file = tmp_path_factory.mktemp("data") / "reviews.tsv"
-    lines = ["text\tlabel"]
-    for index in range(120):
-        first, second = index % 6, (index // 6) % 6
-        lines.append(f"a {GOOD[first]} and {GOOD[second]} film number {index}\tgood")
-        lines.append(f"a {BAD[first]} and {BAD[second]} film number {index}\tbad")
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
+    return write_reviews(tmp_path_factory.mktemp("data") / "reviews.tsv", 120)
 
 
 @pytest.fixture(scope="session")

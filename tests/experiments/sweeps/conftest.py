@@ -8,22 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from reviews import write_reviews
 from sweeping import Start
-
-GOOD = ("fine", "warm", "funny", "lovely", "clever", "moving")
-BAD = ("dull", "flat", "tired", "silly", "empty", "cold")
 
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 80 reviews that a small model can learn."""
-    file = tmp_path_factory.mktemp("data") / "reviews.tsv"
-    lines = ["text\tlabel"]
-    for index in range(40):
-        lines.append(f"a {GOOD[index % 6]} film number {index}\tgood")
-        lines.append(f"a {BAD[index % 6]} film number {index}\tbad")
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
+    return write_reviews(tmp_path_factory.mktemp("data") / "reviews.tsv", 40)
 
 
 @pytest.fixture(scope="session")
