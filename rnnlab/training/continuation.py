@@ -47,6 +47,13 @@ class Continuation:
         """Steps of the optimiser that were taken."""
         return int(self.content["global_step"]) if self.content else 0
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that are over, the one in which it was stopped not among them."""
+        loops = self.content.get("loops", {}) if self.content else {}
+        progress = loops.get("fit_loop", {}).get("epoch_progress", {})
+        return int(progress.get("current", {}).get("processed", 0))
+
 
 def find_run(resume: str | Path, output_dir: str | Path = "runs") -> Path:
     """The folder of the run that `resume` names.
@@ -140,6 +147,15 @@ def check_same(config: Mapping[str, Any], before: Mapping[str, Any], resume: str
             found.append(f"{key}={show(now.get(key))}: the run that goes on has {told}; begin a new run")
     if found:
         raise ConfigError(found)
+
+
+def check_end(config: Mapping[str, Any], found: Continuation) -> None:
+    """Raise ConfigError where a run is to end before the point from which it goes on."""
+    last = config["trainer"].get("max_epochs")
+    if isinstance(last, int) and 0 <= last < found.epochs:
+        raise ConfigError(
+            [f"trainer.max_epochs={last}: the run has trained {found.epochs} epochs; give as many, or more"]
+        )
 
 
 def check_same_facts(facts: Mapping[str, Any], content: Mapping[str, Any], resume: str | Path) -> None:

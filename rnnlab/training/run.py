@@ -26,6 +26,7 @@ from rnnlab.training.confine import outside
 from rnnlab.training.continuation import (
     Continuation,
     alone_in,
+    check_end,
     check_same,
     check_same_facts,
     open_run,
@@ -125,6 +126,7 @@ def train(
     with StopSignals() as signals, _quiet_lightning(), contextlib.ExitStack() as held:
         if found is not None:
             check_same(plain, stored_config(found.folder), found.folder)
+            check_end(plain, found)
             if _rank() == 0:
                 held.enter_context(alone_in(found.folder))
         if settings.threads is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rnnlab.experiments.compose import compose
 from rnnlab.training.run import RunResult, train
+from rnnlab.training.validate import ConfigError
 
 VERSES = [
     f"In the {n}th year the {word} came unto him and said {n * 7}\n" for n in range(40) for word in "ab"
@@ -147,3 +148,15 @@ def test_averaged_weights_go_on_to_the_bit(step: int, text: Path, tmp_path: Path
     words += ["optim=sgd", "optim.lr=3.0", "schedule=constant", "trainer.max_epochs=4", "examples=0"]
     words += ["callbacks=nt_asgd", "callbacks.nt_asgd.patience=1", "~callbacks.curve"]
     assert_same(*stop_and_go(words, tmp_path, [Stop(step)]))
+
+
+def test_an_end_before_the_point_that_was_reached_is_refused_and_not_remembered(
+    small: list[str], tmp_path: Path
+) -> None:
+    words = [*small, *QUIET, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=2", "test=false"]
+    before = train(compose(words).config)
+    kept = (before.folder / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=r"trainer.max_epochs=1: the run has trained 2 epochs"):
+        train(compose([*words, "trainer.max_epochs=1"]).config, resume=before.folder)
+    assert (before.folder / "config.yaml").read_bytes() == kept
+    assert train(None, resume=before.folder).trainer.global_step == before.trainer.global_step
