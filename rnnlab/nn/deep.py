@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -392,7 +392,8 @@ class DeepRNN(nn.Module):
         return tuple(outputs) if self.return_all_layers else outputs[-1]
 
     def _recurrences(self) -> list[Recurrence]:
-        return cast(list[Recurrence], list(self.layers._modules.values()))
+        layers: Any = self._modules["layers"]  # past nn.Module.__getattr__, which is slow
+        return list(layers._modules.values())
 
     def _check_input(self, x: Tensor, dims: int, form: str) -> bool:
         """Whether `x` has a batch. Raises for a rank, size, dtype or device that does not fit."""
@@ -405,7 +406,8 @@ class DeepRNN(nn.Module):
             raise ValueError(f"the input must be {form}{unbatched}, got {list(shape)}")
         if shape[-1] != self.input_size:
             raise ValueError(f"the input must have input_size={self.input_size} features, got {list(shape)}")
-        parameter = _first_parameter(self._recurrences()[0].cell)
+        first: Any = self._recurrences()[0]._modules["cell"]
+        parameter = _first_parameter(first)
         if parameter is not None:
             if x.device != parameter.device:
                 raise ValueError(

@@ -101,8 +101,9 @@ class Compiled:
         """
         length, batch = x.shape[:2]
         values[self._x] = x
-        for number, mask in zip(self._noise, noise, strict=True):
-            values[number] = mask.value
+        if self._noise:
+            for number, mask in zip(self._noise, noise, strict=True):
+                values[number] = mask.value
         if self._invariant is not None:
             arguments = [values[number] for number, _, _ in self._invariant.arguments]
             for number, result in zip(
@@ -126,13 +127,15 @@ class Compiled:
     ) -> Tensor:
         """The step's outputs `[T, B, *]` from what the Program stored, and what `inputs` left in `values`."""
         y = stored[0]
+        shape = self.spec.output_shape
+        if self._readout is None and len(shape) == 1:
+            return y
         length, batch = y.shape[:2]
         if self._readout is not None:
             for number, tensor in zip(self._stored, stored, strict=False):
                 values[number] = tensor
             _over_rows(self._readout, values, length, batch, rows)
             y = values[self._output]
-        shape = self.spec.output_shape
         return y if len(shape) == 1 and y.dim() == 3 else y.reshape(length, batch, *shape)
 
 

@@ -84,9 +84,9 @@ class StepSpec:
         return (state,) if self.single else tuple(state)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # to freeze it would take as long as a short step does
 class Call:
-    """One layer and one direction over a whole sequence: all that a backend is given.
+    """One layer and one direction over a whole sequence: all that a backend is given, to read.
 
     A backend returns `(outputs [T, B, *], final_state)`: outputs are zero past a row's length, and the final
     state is the one after the row's own last step in the direction of processing.
@@ -113,30 +113,37 @@ class Call:
     """The caller named the backend: what it cannot run is an error, and nothing else runs it instead."""
 
     def signature(self) -> tuple:
-        """What a backend may base its refusal on: neither values nor T nor B, so that choices can be kept."""
-        cell, x, state = self.cell, self.x, self.state
-        device = x.device.type
+        """What a backend may base its refusal on: neither values nor T nor B, so that choices can be kept.
+
+        It stands for `spec` too, which follows from the cell's class and the shape of the inputs.
+        """
+        cell, x = self.cell, self.x
+        device = x.device
         return (
             type(cell),
-            self.spec,
             has_hooks(cell),
             x.dtype,
-            x.device,
+            device,
             x.shape[2:],
-            tuple([s.dtype for s in state]),
+            tuple([s.dtype for s in self.state]),
             self.lengths is None,
             self.resets is None,
             self.reverse,
-            tuple([n.per for n in self.noise]),
+            tuple([n.per for n in self.noise]) if self.noise else (),
             torch.is_grad_enabled(),
             self.lengths is not None and torch.compiler.is_compiling(),
-            autocast_dtype(device),
+            autocast_dtype(device.type),
         )
+
+
+_AUTOCAST = ("cpu", "cuda")  # which have it, as each call need not ask again
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
     """The dtype that autocast computes in on a type of device; None where it is off, or unknown ("meta")."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST and not torch.amp.is_autocast_available(device):
+        return None
+    if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 

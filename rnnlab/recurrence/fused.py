@@ -84,8 +84,11 @@ def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, Stat
     batch, dtype = x.shape[1], kernel_dtype(call)
     rows = valid_rows(call) if compiled.has_rows else None
     inputs = compiled.inputs(values, x, call.noise, rows)
-    flat = [s if s.dim() == 2 else s.reshape(batch, -1) for s in call.state]
-    states = [s if s.dtype == dtype else s.to(dtype) for s in flat]
+    states, as_given = [], True
+    for state in call.state:
+        if state.dtype is not dtype or state.dim() != 2:
+            state, as_given = state.reshape(batch, -1).to(dtype), False
+        states.append(state)
     resets = call.resets
     restart = resets is not None and call.restart is not call.state
     if resets is not None and call.restart is not None and restart:
@@ -104,17 +107,10 @@ def run(plan: Plan, call: Call, values: dict[int, Tensor]) -> tuple[Tensor, Stat
         plan.entry(requires, restart, call.named), inputs, states, call.lengths, resets, call.reverse
     )
     y = compiled.output(values, outputs, rows)
-    carried = call.state[0].dtype
-    if dtype != carried:
-        y = y.to(carried)
-    return y, tuple([_like(final, state) for final, state in zip(finals, call.state, strict=True)])
-
-
-def _like(final: Tensor, state: Tensor) -> Tensor:
-    """A final state in the shape and dtype of the initial one."""
-    if final.dim() != state.dim():
-        final = final.reshape(state.shape)
-    return final if final.dtype == state.dtype else final.to(state.dtype)
+    if as_given:
+        return y, tuple(finals)
+    likes = zip(finals, call.state, strict=True)
+    return y.to(call.state[0].dtype), tuple([final.reshape(s.shape).to(s.dtype) for final, s in likes])
 
 
 def kernel_dtype(call: Call) -> torch.dtype:

@@ -135,7 +135,7 @@ class Recurrence(nn.Module):
         if len(shape) < 2 or shape[0] == 0:
             raise ValueError(f"x must be [T, B, *] with at least one step, got {list(shape)}")
         length, batch = shape[0], shape[1]
-        cell = self.cell
+        cell: Any = self._modules["cell"]  # past nn.Module.__getattr__, which is slow
         spec = self._specs.get((type(cell), shape[2:])) or self.spec(x[0])
         restart = None
         if state is None:
@@ -158,7 +158,7 @@ class Recurrence(nn.Module):
             None if known is None else known.host,
             resets,
             self.reverse,
-            self._draw(spec, length, batch, x, states),
+            self._draw(spec, length, batch, x, states) if spec.has_draw else (),
             self.backend != "auto",
         )
 

@@ -166,7 +166,7 @@ def recurrence(
     elif entry.derivative is None:
         return _execute(entry.program, inputs, states, lengths, resets, reverse, strict=True)
     else:
-        results = _Function.apply(entry.number, len(inputs), lengths, resets, reverse, *inputs, *states)
+        results = _Function.apply((entry, len(inputs), reverse), lengths, resets, *inputs, *states)
     return results[:count], results[len(results) - len(states) :]
 
 
@@ -235,6 +235,14 @@ class _Backward:
         for total in derivative.totals:
             part = self.program.totals[total.index].width < program.inputs[total.parameter].width
             self.totals[total.index][1].append((total.parameter, total.start if part else None))
+        self._zeros: list[Tensor | None] = [None] * len(self.program.states)
+
+    def zeros(self, state: int, like: Tensor) -> Tensor:
+        """Zeros `[1, width]`, a row for all rows, for a final state that has no gradient."""
+        found = self._zeros[state]
+        if found is None or found.dtype is not like.dtype or found.device != like.device:
+            found = self._zeros[state] = like.new_zeros(1, self.program.states[state].width)
+        return found
 
 
 def _execute_adjoint(
@@ -252,10 +260,7 @@ def _execute_adjoint(
     lists: tuple[Sequence[Any], ...] = (inputs, outputs, gradients)
     feeds: list[Tensor] = [lists[kind][index] for kind, index in plan.feeds]
     like = inputs[plan.like]
-    finals = [
-        like.new_zeros(like.shape[1], s.width) if g is None else g
-        for g, s in zip(gradients[count:], plan.program.states, strict=True)
-    ]
+    finals = [plan.zeros(state, like) if g is None else g for state, g in enumerate(gradients[count:])]
     stored, states = _execute(plan.program, feeds, finals, lengths, resets, reverse, strict=entry.strict)
     run = executor(like.device.type)
     assert run is not None
@@ -296,7 +301,7 @@ def _valid(lengths: Tensor, length: int) -> Tensor:
 
 def _save(
     ctx: Any,
-    number: int,
+    entry: Entry,
     inputs: Sequence[Tensor],
     states: Sequence[Tensor],
     outputs: Sequence[Tensor],
@@ -306,43 +311,44 @@ def _save(
 ) -> None:
     """Keep what the backward may read; `outputs` are the Program's own and those that its adjoint reads."""
     ctx.save_for_backward(*inputs, *states, *outputs, lengths, resets)
-    ctx.options = number, len(inputs), len(states), reverse
+    ctx.options = entry, len(inputs), len(inputs) + len(states), reverse
 
 
-def _saved(ctx: Any) -> tuple[int, Any, Any, Any, Tensor | None, Tensor | None, bool]:
+def _saved(ctx: Any) -> tuple[Entry, Any, Any, Any, Tensor | None, Tensor | None, bool]:
     """The arguments of `_save`, in its order."""
-    number, count, states, reverse = ctx.options
-    *saved, lengths, resets = ctx.saved_tensors
-    inputs, first, outputs = saved[:count], saved[count : count + states], saved[count + states :]
-    return number, inputs, first, outputs, lengths, resets, reverse
+    entry, count, before, reverse = ctx.options
+    saved = ctx.saved_tensors
+    return entry, saved[:count], saved[count:before], saved[before:-2], saved[-2], saved[-1], reverse
 
 
 class _Function(torch.autograd.Function):
     """The Program of an entry and its adjoint, for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        number, count, lengths, resets, reverse = arguments[:5]
-        tensors = arguments[5:]
-        entry = _table[number]
+    def forward(
+        ctx: Any,
+        options: tuple[Entry, int, bool],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        entry, count, reverse = options
         inputs, states = tensors[:count], tensors[count:]
         outputs, finals = _execute(entry.program, inputs, states, lengths, resets, reverse, strict=True)
         ctx.set_materialize_grads(False)
-        _save(ctx, number, inputs, states, outputs, lengths, resets, reverse)
+        _save(ctx, entry, inputs, states, outputs, lengths, resets, reverse)
         # What is kept for the backward is no result: each would cost autograd a microsecond.
         return (*outputs[: entry.outputs], *finals)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        number, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
-        entry = _table[number]
-        needed = ctx.needs_input_grad[5:]
+        entry, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
         if torch.is_grad_enabled():
+            needed = ctx.needs_input_grad[3:]
             found = _differentiable(entry, gradients, inputs, states, lengths, resets, reverse, needed)
-        else:
-            parts, firsts = _execute_adjoint(entry, gradients, inputs, outputs, lengths, resets, reverse)
-            found = [*parts, *firsts]
-        return (None,) * 5 + tuple([g if on else None for g, on in zip(found, needed, strict=True)])
+            return None, None, None, *found
+        parts, firsts = _execute_adjoint(entry, gradients, inputs, outputs, lengths, resets, reverse)
+        return None, None, None, *parts, *firsts
 
 
 def _differentiable(
@@ -432,12 +438,12 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     number, given, states, lengths, resets, reverse = inputs
-    _save(ctx, number, given, states, output[: len(output) - len(states)], lengths, resets, reverse)
+    _save(ctx, _table[number], given, states, output[: len(output) - len(states)], lengths, resets, reverse)
 
 
 def _derive(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    number, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
-    entry, count = _table[number], len(inputs)
+    entry, inputs, states, outputs, lengths, resets, reverse = _saved(ctx)
+    count = len(inputs)
     wanted = [*gradients[: entry.outputs], *gradients[len(gradients) - len(states) :]]
     requires = entry.requires or (False,) * count
     needed = (*requires, *(True for _ in states))
@@ -449,7 +455,7 @@ def _derive(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
         raise RuntimeError("this Program was compiled without its adjoint: run it under torch.no_grad()")
     else:
         some = torch.ops.rnnlab.recurrence_backward(
-            number, wanted, inputs, states, outputs, lengths, resets, reverse
+            entry.number, wanted, inputs, states, outputs, lengths, resets, reverse
         )
         parts = iter(some)
         found = [next(parts) if on else None for on in needed]
