@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import rnnlab
 from rnnlab import cli
+from rnnlab.experiments.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/quickstart.md", "docs/configuration.md")
@@ -106,6 +109,33 @@ def test_a_users_file_and_the_commands_that_follow(
     for line in pasted:
         assert cli.main(shlex.split(line)[1:]) == 0
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_what_users_of_other_programs_are_told_is_so() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Coming from")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in section.splitlines() if row.startswith("| `")]
+    here = [span for _, right in rows for span in re.findall(r"`([^`]+)`", right)]
+    scope: dict[str, object] = {"rnnlab": rnnlab, "MyCell": torch.nn.GRUCell, "compose": compose}
+    scope |= {"rnn": rnnlab.DeepRNN("gru", 4, 3), "x": torch.randn(5, 2, 4), "lengths": torch.tensor([5, 2])}
+    scope |= {"state": torch.zeros(1, 2, 3), "train": lambda config: config.cell}
+    told = set()
+    for span in here:
+        words = shlex.split(span) if "(" not in span else [span]
+        if span.endswith(")"):
+            eval(span, scope)
+            told.add("python")
+        elif words[0] == "rnnlab":
+            assert words[1] in {command.name for command in cli.COMMANDS}
+            told.add("command")
+        elif "=" in words[0]:
+            compose(words)
+            told.add("setting")
+        elif words[0].startswith("-"):
+            assert words[0] in ("-m", "--print-config")
+        else:
+            assert span == "Trainer"
+    assert told == {"python", "command", "setting"} and len(rows) == 8
 
 
 def test_every_other_command_is_accepted_by_the_program() -> None:
