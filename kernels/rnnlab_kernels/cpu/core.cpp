@@ -8,33 +8,39 @@
 
 namespace {
 
-template <int vectors> void gemm_vectors(const S* a, long lda, const S* panel, long ldp, long depth, S* c, long ldc,
-                                         long rows, Into into) {
+// C[rows, vectors] (+)= A[rows, depth] panel[depth, vectors], where element (row, k) of A is a[row * lda + k * step].
+template <int vectors> void multiply_vectors(const S* a, long lda, long step, const S* panel, long ldp, long depth,
+                                             S* c, long ldc, long rows, Into into) {
   // Blocks of nearly equal height: 16 rows are 6 + 5 + 5 and not 6 + 6 + 4.
   const long most = MOST_ROWS[vectors], blocks = (rows + most - 1) / most;
   // The panel that follows this one in memory comes into L2 meanwhile, piece by piece.
   const char* ahead = (const char*)(panel + depth * ldp);
   for (long i = 0; i < blocks; i++) {
     const long first = rows * i / blocks, height = rows * (i + 1) / blocks - first;
-    KERNELS[vectors][height](a + first * lda, lda, panel, ldp, depth, c + first * ldc, ldc, into, ahead);
+    KERNELS[vectors][height](a + first * lda, lda, step, panel, ldp, depth, c + first * ldc, ldc, into, ahead);
     ahead += depth * 64;
   }
 }
 
-void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, long ldc, long rows, Into into) {
+void multiply(const S* a, long lda, long step, const S* panel, long depth, long vectors, S* c, long ldc, long rows,
+              Into into) {
   const long ldp = vectors * VL;
   while (vectors > 0) {
     const long now = vectors <= MOST_VECTORS ? vectors : vectors < 2 * MOST_VECTORS ? (vectors + 1) / 2 : MOST_VECTORS;
     switch (now) {
-      case 4: gemm_vectors<4>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
-      case 3: gemm_vectors<3>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
-      case 2: gemm_vectors<2>(a, lda, panel, ldp, depth, c, ldc, rows, into); break;
-      default: gemm_vectors<1>(a, lda, panel, ldp, depth, c, ldc, rows, into);
+      case 4: multiply_vectors<4>(a, lda, step, panel, ldp, depth, c, ldc, rows, into); break;
+      case 3: multiply_vectors<3>(a, lda, step, panel, ldp, depth, c, ldc, rows, into); break;
+      case 2: multiply_vectors<2>(a, lda, step, panel, ldp, depth, c, ldc, rows, into); break;
+      default: multiply_vectors<1>(a, lda, step, panel, ldp, depth, c, ldc, rows, into);
     }
     vectors -= now;
     panel += now * VL;
     c += now * VL;
   }
+}
+
+void gemm(const S* a, long lda, const S* panel, long depth, long vectors, S* c, long ldc, long rows, Into into) {
+  multiply(a, lda, 1, panel, depth, vectors, c, ldc, rows, into);
 }
 
 #include "loop.hpp"
