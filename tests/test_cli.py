@@ -169,6 +169,7 @@ def test_a_checkpoint_is_asked_for(command: str, capsys: pytest.CaptureFixture[s
         (["predict", "checkpoint=x", "--", "x=a text"], "checkpoint=x: there is no such file"),
         (["eval", "checkpoint=x", "split=tets"], "split=tets: expected test, validation or all"),
         (["eval", "checkpoint=x", "model.hidden_size=3"], "there is no such setting here"),
+        (["eval", "runs/mine"], "did you mean checkpoint=runs/mine?"),
         (["eval", "checkpoint=nowhere"], "checkpoint=nowhere: there is no such file or folder"),
         (["train", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is not a folder"),
         (["train", "--confg-dir", "nowhere"], "unrecognized arguments"),

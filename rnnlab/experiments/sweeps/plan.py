@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quot
 from omegaconf import DictConfig, OmegaConf
 
 from rnnlab.experiments.compose import compose, parse_values
-from rnnlab.experiments.groups import read_groups, search_path
+from rnnlab.experiments.groups import exclusive, read_groups, search_path
 from rnnlab.experiments.sweeps.folder import Job, read_job, write_whole
 from rnnlab.experiments.sweeps.version import code_version
 from rnnlab.training.ranges import out_of_range
@@ -119,7 +119,8 @@ def read_space(words: Sequence[str], config_dir: str | None = None) -> Space:
     """The swept keys among the words of a sweep, in Hydra's own grammar; values win over an earlier value.
 
     Raises:
-        ConfigError: an empty range, a key swept and then given again, a word that is no assignment.
+        ConfigError: an empty range, a key swept and then given again, a word that is no assignment, two
+            options of a group and no sweep.
     """
     known = read_groups(search_path(config_dir))
     found: list[str] = []
@@ -142,9 +143,26 @@ def read_space(words: Sequence[str], config_dir: str | None = None) -> Space:
             axes.append(_axis(override, key, known))
         except ValueError as error:
             found.append(f"{line}: {error}")
+    if not axes and not found:
+        found = _meant_as_sweep(overrides, known)
     if found:
         raise ConfigError(found)
     return Space(fixed, axes, config_dir)
+
+
+def _meant_as_sweep(overrides: Sequence[Override], groups: Mapping[str, Mapping[str, Path]]) -> list[str]:
+    """Where nothing is swept, the groups of which several options are chosen and a run takes one."""
+    chosen: dict[str, list[str]] = {}
+    for override in overrides:
+        name, option = str(override.key_or_group), str(override.value())
+        if option in groups.get(name, ()) and option not in chosen.setdefault(name, []):
+            chosen[name].append(option)
+    return [
+        f"nothing is swept, and of {' and '.join(f'{name}={option}' for option in options)} a run takes one; "
+        f"several values are one word: {name}={','.join(options)}"
+        for name, options in chosen.items()
+        if exclusive(options, groups[name])
+    ]
 
 
 def _axis(override: Override, key: str, groups: Mapping[str, Mapping[str, Path]]) -> Axis:

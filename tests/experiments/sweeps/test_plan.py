@@ -181,3 +181,12 @@ def test_every_setting_of_a_sweep_is_completed() -> None:
 def test_wrong_settings_of_the_sweep_are_refused(words: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         split_words(words)
+
+
+def test_two_options_of_a_group_and_no_sweep_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_space(["cell=lstm", "cell=gru", "seed=1", "seed=2", "callbacks=none", "callbacks=curve"])
+    told = "nothing is swept, and of cell=lstm and cell=gru a run takes one; several values are one word: "
+    assert caught.value.faults == [told + "cell=lstm,gru"]
+    space = read_space(["cell=lstm", "cell=gru", "seed=1,2"])
+    assert space.words({"seed": 1}) == ["cell=lstm", "cell=gru", "seed=1"]
