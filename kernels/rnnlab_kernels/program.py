@@ -162,6 +162,8 @@ class Program:
     adjoint: bool = False
     totals: tuple[Output, ...] = ()
     """Values that are summed up over all steps and rows, [width]; for backends whose `TOTALS` says so."""
+    inner: int = 0
+    """How many outputs, the last ones, the compiler alone reads: a backend may use their memory again."""
 
     @cached_property
     def results(self) -> tuple[int, ...]:

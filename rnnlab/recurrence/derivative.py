@@ -156,6 +156,7 @@ def strip(program: Program) -> Program:
         tuple(replace(o, value=moved.get(o.value, o.value)) for o in program.outputs),
         program.adjoint,
         tuple(replace(o, value=moved.get(o.value, o.value)) for o in program.totals),
+        program.inner,
     )
 
 
@@ -404,7 +405,8 @@ class _Adjoint:
         states = [replace(s, value=self.moved[s.value], next=self.moved[s.next]) for s in program.states]
         nodes = [node for node in build.nodes if node.value not in late]
         inputs = build.inputs[: len(program.inputs)]
-        return live(Program(tuple(inputs), tuple(states), tuple(nodes), tuple(outputs))), stored
+        forward = Program(tuple(inputs), tuple(states), tuple(nodes), tuple(outputs))
+        return live(replace(forward, inner=len(outputs) - len(program.outputs))), stored
 
     def _assemble(
         self,
@@ -466,6 +468,7 @@ class _Adjoint:
             return stores.operand(at[value], name)
 
         row_outputs = tuple((i, stores.whole(at[v], f"grad_{program.inputs[i].name}")) for i, v in rows)
+        shown = len(stores.values)
         # The widest first, so that those of single gates are found to be columns of theirs.
         order = sorted(range(len(sums)), key=lambda i: -old.widths[sums[i].part.right])
         contractions = {}
@@ -491,7 +494,7 @@ class _Adjoint:
         )
         return Derivative(
             strip(forward),
-            tidy(strip(adjoint)),
+            replace(tidy(strip(adjoint)), inner=len(adjoint.outputs) - shown),
             tuple(feeds),
             row_outputs,
             tuple(dict.fromkeys(contractions[i] for i in range(len(sums)))),

@@ -313,7 +313,8 @@ class Builder:
             [(moved[o.value], o.name) for o in each] for each in (program.outputs, program.totals)
         )
         nexts = [moved[s.next] for s in program.states]
-        return self.program(nexts, outputs, adjoint=program.adjoint, totals=totals)
+        built = self.program(nexts, outputs, adjoint=program.adjoint, totals=totals)
+        return replace(built, inner=program.inner)
 
 
 # In numpy, since constants may be folded while PyTorch traces: a tensor would be taken for one of the model.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnlab_kernels.cpu import cache, codegen, toolchain
+from rnnlab_kernels.cpu.memory import pool
 from rnnlab_kernels.cpu.microkernels import micro_kernels
 from rnnlab_kernels.program import Program
 
@@ -61,7 +62,7 @@ def run(
         ToolchainError: the Program cannot be compiled here.
     """
     kernel = prepare(program, inputs[program.first_step].dtype)
-    return kernel(inputs, states, lengths=lengths, resets=resets, reverse=reverse)
+    return kernel(inputs, states, lengths=lengths, resets=resets, reverse=reverse, inner=program.inner)
 
 
 def threads() -> int:
@@ -171,6 +172,7 @@ class Kernel:
         resets: Tensor | None = None,
         reverse: bool = False,
         sharing: int = 0,
+        inner: int = 0,
     ) -> tuple[list[Tensor], list[Tensor]]:
         program, dtype, carried = self.program, self.dtype, self.carried
         first, reached = inputs[program.first_step], reverse != program.adjoint
@@ -205,11 +207,12 @@ class Kernel:
             row = row_by_row(state, keep)
             arguments += (row.data_ptr(), 0, row.stride()[0] if row.shape[0] == B else 0)
         if self.shared and lengths is None and resets is None:
-            outputs = self._joined_outputs(first, reached, arguments)
+            outputs = self._joined_outputs(first, reached, arguments, inner)
         else:
             outputs = []
-            for width in self.output_widths:
-                tensor = first.new_empty(T, B, width)
+            shown = len(self.output_widths) - inner
+            for number, width in enumerate(self.output_widths):
+                tensor = first.new_empty(T, B, width) if number < shown else pool.empty(first, (T, B, width))
                 outputs.append(tensor)
                 arguments += (tensor.data_ptr(), B * width, width)
         finals = []
@@ -227,10 +230,16 @@ class Kernel:
             finals = [final.to(state.dtype) for final, state in zip(finals, states, strict=True)]
         return outputs, finals
 
-    def _joined_outputs(self, first: Tensor, reached: bool, arguments: list[int]) -> list[Tensor]:
+    def _joined_outputs(self, first: Tensor, reached: bool, arguments: list[int], inner: int) -> list[Tensor]:
         """Room for the outputs, where a state before and after a step is one sequence of T + 1."""
         T, B, _ = first.shape
-        whole = {n: first.new_empty(T + 1, B, self.output_widths[n]) for n in self.shared.values()}
+        shown = len(self.output_widths) - inner
+
+        def empty(number: int, steps: int) -> Tensor:
+            shape = steps, B, self.output_widths[number]
+            return first.new_empty(shape) if number < shown else pool.empty(first, shape)
+
+        whole = {after: empty(min(before, after), T + 1) for before, after in self.shared.items()}
         outputs: list[Tensor] = []
         for number, width in enumerate(self.output_widths):
             step = B * width
@@ -242,7 +251,7 @@ class Kernel:
                 continue
             tensor = whole.get(number)
             if tensor is None:
-                tensor = first.new_empty(T, B, width)
+                tensor = empty(number, T)
             else:
                 tensor = tensor[:-1] if reached else tensor[1:]
             outputs.append(tensor)
