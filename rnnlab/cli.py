@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from rnnlab.training.importing import quick_imports
+
 
 @dataclass(frozen=True)
 class Command:
@@ -28,7 +30,8 @@ class Command:
 
     def load(self) -> Callable[[list[str]], int]:
         module, _, name = self.function.partition(":")
-        function: Callable[[list[str]], int] = getattr(import_module(module), name)
+        with quick_imports():
+            function: Callable[[list[str]], int] = getattr(import_module(module), name)
         return function
 
 

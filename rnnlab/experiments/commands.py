@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from rnnlab.experiments import groups
+from rnnlab.training.importing import quick_imports
 
 TRAIN = """\
 Train a model, keep its best checkpoint, test it, and show what it says of held-out examples.
@@ -117,7 +118,8 @@ def train(argv: list[str]) -> int:
 
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    from rnnlab.training.run import train as run
+    with quick_imports():
+        from rnnlab.training.run import train as run
 
     with _plain_warnings():
         return run(config, resume=resume, overrides=words, console=True).exit_status
@@ -175,8 +177,9 @@ def evaluate(argv: list[str]) -> int:
     if split is not None and split != "all" and split not in SPLITS:
         raise ValueError(f"split={split}: expected test, validation or all")
 
-    from rnnlab.experiments.evaluate import evaluate as run
-    from rnnlab.training.console import print_metrics
+    with quick_imports():
+        from rnnlab.experiments.evaluate import evaluate as run
+        from rnnlab.training.console import print_metrics
 
     chosen: Literal["test", "validation", "all"] | None = "all" if split == "all" else SPLITS.get(split or "")
     metrics = run(own["checkpoint"], rest, split=chosen, config_dir=options.config_dir)
@@ -206,8 +209,9 @@ def predict(argv: list[str]) -> int:
     if not inputs:
         raise ValueError('nothing to predict: give inputs as words ("a fine film") or as file=PATH')
 
-    from rnnlab.training.console import print_records
-    from rnnlab.training.predict import predict_records
+    with quick_imports():
+        from rnnlab.training.console import print_records
+        from rnnlab.training.predict import predict_records
 
     records = predict_records(
         own["checkpoint"],
@@ -237,6 +241,7 @@ def split_settings(
     words: Sequence[str], own: Sequence[str], groups_taken: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """The settings of the command itself, and those that are passed on; every unknown one is told."""
+    from rnnlab.training.shell import shell_word
     from rnnlab.training.validate import ConfigError
 
     found: list[str] = []
@@ -252,6 +257,8 @@ def split_settings(
         else:
             near = difflib.get_close_matches(key, [*own, *groups_taken], n=1)
             hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join([*own, *groups_taken])
+            if not equals and "checkpoint" in own and "checkpoint" not in settings:
+                hint = f"did you mean {shell_word(f'checkpoint={word}')}?"
             found.append(f"{word}: there is no such setting here; {hint}")
     if found:
         raise ConfigError(found)

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rnnlab.training.importing import quick_imports
 from rnnlab.training.trust import Part, forbidden_name, forbidden_object, forbidden_step
 
 DIRECTIVES = frozenset({"_target_", "_partial_"})
@@ -34,7 +35,8 @@ def resolve(name: Any, part: Part = "any") -> Any:
     for split in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:split])
         try:
-            found: Any = importlib.import_module(module_name)
+            with quick_imports():
+                found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name + ".").startswith(error.name + "."):
                 continue

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rnnlab.training.importing import quick_imports
+
 HELP = """\
 Train at every point of a grid, or at those that a search chooses; go on where an earlier start left off.
 
@@ -77,8 +79,9 @@ def sweep(words: Sequence[str], *, config_dir: str | None = None, dry_run: bool 
         ConfigError: all that is wrong; nothing was made.
         ValueError: another sweep is at work in the folder, or the folder is something else; nothing is swept.
     """
-    from rnnlab.experiments.sweeps.plan import read_space
-    from rnnlab.experiments.sweeps.settings import split_words
+    with quick_imports():
+        from rnnlab.experiments.sweeps.plan import read_space
+        from rnnlab.experiments.sweeps.settings import split_words
 
     words, config_dir = _words_of_last_start(words, config_dir)
     settings, run_words = split_words(words)

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from rnnlab.experiments.sweeps.job import Order, perform, request_stop
 from rnnlab.experiments.sweeps.settings import SweepSettings
+from rnnlab.training.importing import quick_imports
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def _become_worker(parent: int) -> None:
 
 def _import_what_jobs_need() -> None:
     """Import once for all jobs; the collection of garbage after each need not look through it again."""
-    importlib.import_module("rnnlab.training.run")
+    with quick_imports():
+        importlib.import_module("rnnlab.training.run")
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # extension modules complain at the end of what was never collected
