@@ -178,7 +178,8 @@ def _details(layer: Layer, plan: Plan, call: Call) -> Layer:
                 key = operation.source, operation in lowered.in_program
                 lines.setdefault(key, []).append(operation.name.removeprefix("aten."))
         regions[region] = tuple(Line(source, tuple(ops), kernel) for (source, kernel), ops in lines.items())
-    entry = Entry(plan.compiled.marked, tuple(v.dtype.is_floating_point for v in lowered.feeds))
+    requires = tuple(v.dtype.is_floating_point for v in lowered.feeds)
+    entry = Entry(plan.compiled.marked, requires, totals=plan.totals)
     dtype = kernel_dtype(call)
     assert entry.derivative is not None
     return Layer(

@@ -28,7 +28,8 @@ logger = logging.getLogger("rnnlab")
 class Executor(Protocol):
     """What runs Programs: `rnnlab_kernels.cpu`, `rnnlab_kernels.triton`, or the interpreter.
 
-    One that has a `contract_all` as `rnnlab_kernels.program` finds all parameters' gradients by it.
+    One that has a `contract_all` as `rnnlab_kernels.program` finds all parameters' gradients by it; one whose
+    `TOTALS` is true is given Programs with totals.
     """
 
     def run(
@@ -48,6 +49,7 @@ class Executor(Protocol):
 class Interpreter:
     """The definition of a Program as an executor: always right, and slow."""
 
+    TOTALS = True
     run = staticmethod(interpret)
     contract_all = staticmethod(contract_all)
 

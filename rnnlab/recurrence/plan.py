@@ -35,7 +35,7 @@ class Plan:
 
     def __init__(self, compiled: Compiled, device: torch.device) -> None:
         self.compiled = compiled
-        self._totals: bool = getattr(executor(device.type), "TOTALS", False)
+        self.totals: bool = getattr(executor(device.type), "TOTALS", False)
         self._entries: dict[Any, Entry] = {}
 
     def entry(self, requires: tuple[bool, ...] | None, restart: bool = False, strict: bool = False) -> Entry:
@@ -46,7 +46,7 @@ class Plan:
             program = self.compiled.marked
             if restart:
                 program = tidy(with_restarts(program))
-            found = self._entries[key] = Entry(program, requires, strict, self._totals).enter()
+            found = self._entries[key] = Entry(program, requires, strict, self.totals).enter()
         return found
 
 

@@ -28,6 +28,12 @@ def test_regions_lines_and_costs() -> None:
     assert "(in PyTorch)" in text
 
 
+def test_the_programs_are_those_that_run() -> None:
+    (layer,) = explain(cells.LayerNormGRUCell(5, 6), backend="fused").layers
+    assert layer.adjoint is not None
+    assert "total_weight_ln_hh" in [total.name for total in layer.adjoint.totals]
+
+
 def test_reasons_of_what_is_not_fused() -> None:
     class Sorted(fused_cells.Sized):
         def forward(self, x: Tensor, h: Tensor) -> Tensor:
