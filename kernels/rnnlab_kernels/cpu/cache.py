@@ -1,8 +1,8 @@
 """Shared objects by what they were made of: found in a folder, or compiled and put there.
 
-A file is the shared object followed by its own digest, so that one that was cut short or changed is
-noticed and made again. It appears by an atomic rename, so that processes may race. Code is loaded from here,
-so the folder is its user's alone, and so is each file.
+A file is the shared object (or a note of what the compiler said) followed by its own digest, so that one that
+was cut short or changed is noticed and made again. It appears by an atomic rename, so that processes may
+race. Code is loaded from here, so the folder is its user's alone, and so is each file.
 """
 
 import ctypes
@@ -101,6 +101,24 @@ def load(key: str, make: Callable[[Path], None]) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
+def recall(name: str) -> bytes | None:
+    """What was kept under a name; None where there is no sound file."""
+    return _content(folder() / name)
+
+
+def keep(name: str, content: bytes) -> None:
+    """Keep what a later process may `recall`; nothing is kept where the folder cannot be written."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(content)
+
+    path = folder() / name
+    try:
+        _put(path, make)
+    except OSError as error:
+        log.debug("rnnlab could not write %s (%s)", path, error.strerror)
+
+
 def _build(path: Path, make: Callable[[Path], None]) -> Path:
     try:
         return _put(path, make)
@@ -125,17 +143,21 @@ def _put(path: Path, make: Callable[[Path], None]) -> Path:
 
 def _sound(path: Path) -> bool:
     """Whether a file is the user's own, no link, and holds what was put there."""
+    return _content(path) is not None
+
+
+def _content(path: Path) -> bytes | None:
+    """What was put into a file; None where it is not sound."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
-                return False
+                return None
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return False
+                return None
             content = file.read()
     except OSError:
-        return False
-    return len(content) > DIGEST_BYTES and (
-        hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
-    )
+        return None
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return body if body and hashlib.sha256(body).digest() == digest else None

@@ -1,8 +1,11 @@
 """The machine's C++ compiler: which one, with which flags, and a shared object from source text."""
 
+import hashlib
+import json
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,11 +15,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from rnnlab_kernels.cpu import cache as files
+
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 HEADERS = ("simd.hpp", "program.hpp", "team.hpp", "pack.hpp", "loop.hpp", "contract.hpp")
 TIMEOUT_S = 300.0
+
+# A driver of this name does itself what it is asked for; ccache, a script or Apple's shim pass it on.
+DRIVERS = re.compile(r"(.+-)?(g\+\+|gcc|c\+\+|clang\+\+|clang)(-[\d.]+)?")
+ENVIRONMENT = ("GCC_EXEC_PREFIX", "COMPILER_PATH", "CPATH", "CPLUS_INCLUDE_PATH", "CCC_OVERRIDE_OPTIONS")
+"""What else decides a driver's answers."""
 
 
 class ToolchainError(RuntimeError):
@@ -74,13 +84,8 @@ def _compiler(cxx: str | None, cc: str | None, path: str | None) -> Compiler:
 
 
 def _inspect(command: tuple[str, ...]) -> Compiler:
-    try:
-        version = _output([command[0], "--version"]).splitlines()[0]
-        native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-        macros = _output([*command, native, "-dM", "-E", "-x", "c++", os.devnull])
-    except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise ToolchainError(f"the C++ compiler {command[0]!r} does not run ({error}); set CXX") from error
-    instructions = sorted(line.split()[1] for line in macros.splitlines() if _names_instructions(line))
+    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    version, target = _answers(command, native)
     flags: tuple[str, ...] = (
         "-std=c++17",
         "-O2",
@@ -93,7 +98,55 @@ def _inspect(command: tuple[str, ...]) -> Compiler:
     flags = (*flags, "-fPIC", "-shared", "-fvisibility=hidden", *quiet)
     # Apple's compiler has no OpenMP library of its own; the kernels then run on one thread.
     openmp = () if sys.platform == "darwin" else ("-fopenmp",)
-    return Compiler(command, version, f"{platform.machine()} {' '.join(instructions)}", flags, openmp)
+    return Compiler(command, version, target, flags, openmp)
+
+
+def _answers(command: tuple[str, ...], native: str) -> tuple[str, str]:
+    """A compiler's version and the machine that it compiles for: as kept by an earlier process, or asked."""
+    decides = _decides(command)
+    note = decides and f"compiler-{hashlib.sha256(decides.encode()).hexdigest()[:32]}"
+    kept = files.recall(note) if note else None
+    if kept is not None:
+        version, target = json.loads(kept)
+        return version, target
+    try:
+        version = _output([command[0], "--version"]).splitlines()[0]
+        macros = _output([*command, native, "-dM", "-E", "-x", "c++", os.devnull])
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise ToolchainError(f"the C++ compiler {command[0]!r} does not run ({error}); set CXX") from error
+    instructions = sorted(line.split()[1] for line in macros.splitlines() if _names_instructions(line))
+    target = f"{platform.machine()} {' '.join(instructions)}"
+    if note:
+        files.keep(note, json.dumps([version, target]).encode())
+    return version, target
+
+
+def _decides(command: tuple[str, ...]) -> str | None:
+    """All that decides a compiler's answers; None where they may change unseen."""
+    path = os.path.realpath(shutil.which(command[0]) or command[0])
+    names_files = any(set("/=@") & set(argument) for argument in command[1:])
+    if sys.platform != "linux" or names_files or DRIVERS.fullmatch(os.path.basename(path)) is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"\x7fELF":
+                return None
+            status = os.fstat(file.fileno())
+        processor = _processor()
+        code = Path(__file__).read_text()
+    except OSError:
+        return None
+    identity = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    environment = [os.environ.get(name) for name in ENVIRONMENT]
+    return json.dumps([command, identity, environment, processor, code])
+
+
+def _processor() -> list[str]:
+    """What the system says of the first processor, without what changes from moment to moment."""
+    names = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    with open("/proc/cpuinfo") as file:
+        lines = iter(file.readline, "")
+        return [line for line in iter(lambda: next(lines, "\n"), "\n") if line.startswith(names)]
 
 
 def _names_instructions(line: str) -> bool:
