@@ -29,7 +29,7 @@ def test_regions_lines_and_costs() -> None:
 
 
 def test_the_programs_are_those_that_run() -> None:
-    (layer,) = explain(cells.LayerNormGRUCell(5, 6), backend="fused").layers
+    (layer,) = explain(cells.LayerNormLSTMCell(5, 6), backend="fused").layers
     assert layer.adjoint is not None
     assert "total_weight_ln_hh" in [total.name for total in layer.adjoint.totals]
 
