@@ -117,9 +117,13 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 def routines(dtype: torch.dtype) -> ctypes.CDLL:
     """The routines that all Programs share, for one dtype."""
     real, stored = codegen.STORE_TYPES[NAMES[dtype]]
-    body = (toolchain.HERE / "core.cpp").read_text().replace("#include MICRO_KERNELS\n", micro_kernels())
-    text = f"#define REAL {real}\n#define STORED {stored}\n{body}"
-    library = cache.load(_key(text), lambda path: toolchain.compile_object(text, path, openmp=True))
+    core, generator = ((toolchain.HERE / name).read_text() for name in ("core.cpp", "microkernels.py"))
+
+    def make(path: Path) -> None:
+        body = core.replace("#include MICRO_KERNELS\n", micro_kernels())
+        toolchain.compile_object(f"#define REAL {real}\n#define STORED {stored}\n{body}", path, openmp=True)
+
+    library = cache.load(_key("\0".join((real, stored, core, generator))), make)
     library.rnnlab_run.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.rnnlab_run.restype = ctypes.c_int
     for function in (library.rnnlab_contract, library.rnnlab_column_sums):
