@@ -131,3 +131,33 @@ def test_odd_sizes(name, size):
     x = torch.randn(length, batch, width, dtype=torch.float64)
     eager, fused = (results(Recurrence(cell, backend=b), x) for b in ("eager", "fused"))
     torch.testing.assert_close(fused, eager, rtol=1e-9, atol=1e-11)
+
+
+def test_final_states_without_a_gradient_count_as_zeros_whatever_the_batch_and_the_type() -> None:
+    cell = cells.LSTMCell(5, 6)
+    fused, eager = (Recurrence(cell, backend=backend) for backend in ("fused", "eager"))
+    for rows, lower, final in ((3, False, False), (2, True, False), (2, False, True), (1, False, False)):
+        x = torch.randn(4, rows, 5, requires_grad=True)
+        cotangent = torch.randn(4, rows, 6)
+        found = []
+        for layer in (fused, eager):
+            with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+                y, (h, _) = layer(x)
+            loss = h.sin().sum() if final else (y * cotangent).sum()
+            found.append(torch.autograd.grad(loss, [x, *cell.parameters()]))
+        tolerance = {"rtol": 0.1, "atol": 0.1} if lower else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(*found, **tolerance)
+
+
+def test_results_are_the_callers_own() -> None:
+    layer = Recurrence(cells.LSTMCell(5, 6), backend="fused")
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        y, (h, c) = layer(x)
+        wanted = y.clone(), h.clone(), c.clone()
+        for tensor, value in ((y, 0), (h, 7), (c, 9)):
+            tensor.fill_(value)
+        again, finals = layer(x)
+    torch.testing.assert_close((again, *finals), wanted, rtol=0, atol=0)
+    assert {h.unique().item(), c.unique().item(), y.unique().item()} == {7.0, 9.0, 0.0}
+    assert h.untyped_storage().nbytes() == h.numel() * h.itemsize, "a carried state keeps no sequence alive"
