@@ -156,7 +156,8 @@ def _print_scores(text: str, tokens: list[dict[str, Any]], whole: Mapping[str, f
     from rnnlab.training.console import make_console
 
     console = make_console()
-    table = Table(title=Text(text), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    console.print(Text(text, style="bold"), soft_wrap=True)  # a title would fold at the table's width
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("token")
     table.add_column("log-probability", justify="right")
     table.add_column("probability", justify="right")

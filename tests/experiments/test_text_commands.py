@@ -112,6 +112,8 @@ def test_scores_add_up_and_tell_the_unknown(language, capsys):
     total = sum(item["log_probability"] for item in record["each"])
     assert record["log_probability"] == pytest.approx(total)
     assert record["bits_per_char"] == pytest.approx(-total / math.log(2) / 12)
+    long = "the cat sat on the mat and the dog sat on the cat"
+    assert say(capsys, "score", f"checkpoint={language}", long).splitlines()[0] == long
     table = say(capsys, "score", f"checkpoint={language}", "cat\u00e9", "end=false")
     assert "\u00e9  (unknown, read as <unk>)" in table
     assert "of 4 tokens, bits per char" in table
