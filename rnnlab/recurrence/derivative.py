@@ -296,7 +296,11 @@ class _Adjoint:
                 else:
                     self._narrow(operand, node.width, build.binary("mul", gradient, other))
             return
-        for operand, result in zip(node.inputs, RULES[node.op](build, node, gradient), strict=True):
+        results = RULES[node.op](build, node, gradient)
+        if len(results) == 2 and node.inputs[0] == node.inputs[1] and None not in results:
+            # Added up before others join: large ones may cancel, as of x less its mean, for a row of one.
+            results = (build.binary("add", *(r for r in results if r is not None)), None)
+        for operand, result in zip(node.inputs, results, strict=True):
             if result is not None and operand in self.active:
                 self._narrow(operand, node.width, result)
 
