@@ -68,7 +68,8 @@ def exclusive(chosen: Sequence[str], options: Mapping[str, Path]) -> bool:
     Callbacks, loggers and debug settings lie beside each other; of two cells or experiments one would win.
     """
     seen: set[str] = set()
-    for name in dict.fromkeys(chosen):
+    distinct = list(dict.fromkeys(chosen))
+    for name in distinct if len(distinct) > 1 else ():
         decided = _decided(name, options)
         if decided & seen:
             return True
@@ -78,7 +79,10 @@ def exclusive(chosen: Sequence[str], options: Mapping[str, Path]) -> bool:
 
 def _decided(name: str, options: Mapping[str, Path]) -> set[str]:
     """What an option decides alone: `_target_`, its own or an inherited one, and the groups it overrides."""
-    content = read_yaml(options[name])
+    try:
+        content = read_yaml(options[name])
+    except yaml.YAMLError:  # told where it is composed
+        return set()
     decided = {"_target_"} & set(content)
     for entry in content.get("defaults", []):
         if isinstance(entry, dict):

@@ -173,3 +173,12 @@ def test_groups_of_both_folders_are_listed(mine: Path) -> None:
     assert groups["cell"]["rnn"].parent == mine / "cell"
     assert {"lstm", "gru"} <= set(groups["cell"])
     assert list(groups["extra"]) == ["loud"]
+
+
+def test_a_file_that_is_no_plain_yaml_is_refused_among_several_as_well(tmp_path: Path) -> None:
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "odd.yaml").write_text(
+        "bias: !!python/object/apply:os.getcwd []\n", encoding="utf-8"
+    )
+    for word in ("cell=odd", "cell=[odd,lstm]"):
+        assert "python/object/apply:os.getcwd" in lines(word, config_dir=tmp_path)[0]
