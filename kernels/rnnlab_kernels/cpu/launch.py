@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache as cache_result
 from pathlib import Path
 from struct import Struct
@@ -94,8 +95,11 @@ def build_many(programs: Sequence[Program], dtype: torch.dtype, *, optimised: bo
     """Compile several Programs in one run of the compiler; not `optimised`, where a run or two is all."""
 
     def make(path: Path) -> None:
-        text = codegen.generate(programs, NAMES[dtype])
-        toolchain.compile_object(text, path, openmp=False, optimised=optimised)
+        # The routines take the compiler longer than a Program does: both at once, where they are new too.
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(routines, dtype)
+            text = codegen.generate(programs, NAMES[dtype])
+            toolchain.compile_object(text, path, openmp=False, optimised=optimised)
 
     # What decides the text stands for it, so that nothing is generated where the cache has the object.
     decides = [*(program.key for program in programs), NAMES[dtype], str(optimised), *_generators()]
