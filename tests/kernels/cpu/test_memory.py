@@ -32,8 +32,10 @@ def test_a_block_is_lent_again_once_nobody_holds_it():
         torch.utils.dlpack.to_dlpack,
         lambda t: torch.nn.Parameter(t),
         lambda t: t.view(torch.int32),
+        lambda t: t.untyped_storage(),
+        lambda t: t[1:].untyped_storage(),
     ],
-    ids=["view", "numpy", "dlpack", "parameter", "other type"],
+    ids=["view", "numpy", "dlpack", "parameter", "other type", "storage", "storage of a view"],
 )
 def test_a_block_is_not_lent_while_something_sees_it(hold):
     pool = Pool()
@@ -115,3 +117,26 @@ def test_passes_that_overlap_do_not_disturb_each_other(cell):
     other(inputs[1])[0].square().sum().backward()
     open_passes[2].backward()
     assert all(torch.equal(a, b) for a, b in zip(gradients(net), alone[2], strict=True))
+
+
+def test_what_is_saved_may_be_kept_by_its_memory_alone():
+    net = rnnlab.DeepRNN("lstm", 16, 64, num_layers=2, backend="fused")
+    x = torch.randn(40, 32, 16)
+    net(x)[0].square().sum().backward()
+    wanted = [p.grad for p in net.parameters()]
+    net.zero_grad()
+
+    def pack(tensor):
+        return tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+    def unpack(packed):
+        *place, dtype = packed
+        return torch.empty(0, dtype=dtype).set_(*place)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        loss = net(x)[0].square().sum()
+    for _ in range(2):  # others take what memory is free
+        net(torch.randn(40, 32, 16))[0].square().sum().backward()
+    net.zero_grad()
+    loss.backward()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), wanted, strict=True))
