@@ -406,8 +406,10 @@ class DeepRNN(nn.Module):
             raise ValueError(f"the input must be {form}{unbatched}, got {list(shape)}")
         if shape[-1] != self.input_size:
             raise ValueError(f"the input must have input_size={self.input_size} features, got {list(shape)}")
-        first: Any = self._recurrences()[0]._modules["cell"]
-        parameter = _first_parameter(first)
+        first = self._recurrences()[0]
+        # A layer that something wraps (a checkpoint, FSDP, torch.compile) passes its attributes on.
+        cell: Any = first._modules.get("cell") or first.cell
+        parameter = _first_parameter(cell)
         if parameter is not None:
             if x.device != parameter.device:
                 raise ValueError(

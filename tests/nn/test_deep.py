@@ -11,6 +11,7 @@ from example_cells import CELLS, Repeat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab import DeepRNN
@@ -341,6 +342,19 @@ def test_hooks_on_layers_and_cells_are_called():
     network.layers["l0"].cell.register_forward_hook(lambda *_: called.append("cell"))
     network(torch.randn(5, 2, 3))
     assert called == ["layer", *["cell"] * 5, "layer"]
+
+
+def test_layers_may_be_wrapped_for_checkpoints():
+    network = DeepRNN("gru", 3, 4, 2)
+    x = torch.randn(5, 2, 3)
+    network(x)[0].sum().backward()
+    wanted = {name: parameter.grad for name, parameter in network.named_parameters()}
+    network.zero_grad()
+    for name, layer in network.layers.items():
+        network.layers[name] = checkpoint_wrapper(layer)
+    network(x)[0].sum().backward()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name.replace("_checkpoint_wrapped_module.", "")])
 
 
 def test_it_moves_between_dtypes():
