@@ -17,6 +17,7 @@ MOST_BYTES = 256 << 20
 """How much is held at most, in use or not."""
 
 _users = torch._C._storage_Use_Count
+_modes = torch._C._len_torch_dispatch_stack
 
 
 class Pool:
@@ -34,8 +35,11 @@ class Pool:
         for size in reversed(shape):
             strides.insert(0, strides[0] * size)
         needed = strides.pop(0) * like.itemsize
+        # A mode that watches operators, as selective checkpoints do, takes `set_` for a change of values.
+        if needed < LEAST_BYTES or needed > self.most_bytes or _modes():
+            return like.new_empty(shape)
         # A child that was forked in another thread's turn would wait for ever.
-        if needed < LEAST_BYTES or needed > self.most_bytes or not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return like.new_empty(shape)
         try:
             block = self._free(_rounded(needed))

@@ -1,10 +1,12 @@
 """Memory that kernels use again: never while anybody can see it."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from rnnlab_kernels.cpu.memory import LEAST_BYTES, Pool
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import rnnlab
 
@@ -138,5 +140,17 @@ def test_what_is_saved_may_be_kept_by_its_memory_alone():
     for _ in range(2):  # others take what memory is free
         net(torch.randn(40, 32, 16))[0].square().sum().backward()
     net.zero_grad()
+    loss.backward()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), wanted, strict=True))
+
+
+def test_a_selective_checkpoint_may_save_everything():
+    net = rnnlab.DeepRNN("lstm", 16, 64, backend="fused")
+    x = torch.randn(40, 32, 16)
+    net(x)[0].square().sum().backward()
+    wanted = [p.grad for p in net.parameters()]
+    net.zero_grad()
+    contexts = partial(create_selective_checkpoint_contexts, lambda *_, **__: CheckpointPolicy.MUST_SAVE)
+    loss = checkpoint(lambda x: net(x)[0].square().sum(), x, use_reentrant=False, context_fn=contexts)
     loss.backward()
     assert all(torch.equal(p.grad, grad) for p, grad in zip(net.parameters(), wanted, strict=True))
