@@ -34,8 +34,12 @@ def split(build: Builder, x: int) -> int | None:
 
 
 def scaled(build: Builder, x: int, scale: int) -> int:
-    """The sum of a row that a number multiplies: none for deviations, where the number was made of a sum."""
-    return build.const(0) if _made_of_sum(build, scale) and _deviates(build, x) else build.sum(x)
+    """The sum of a row that a number multiplies: none for deviations of which that number was made.
+
+    Another's number would be no NaN where the row has one.
+    """
+    known = _made_of_sum(build, scale) and _deviates(build, x) and _depends(build, scale, x)
+    return build.const(0) if known else build.sum(x)
 
 
 def _terms(build: Builder, x: int) -> list[tuple[int | None, int]]:
@@ -63,6 +67,20 @@ def _made_of_sum(build: Builder, x: int) -> bool:
             return True
         seen.add(value)
         stack += node.inputs
+    return False
+
+
+def _depends(build: Builder, x: int, on: int) -> bool:
+    """Whether a value was computed from another."""
+    seen: set[int] = set()
+    stack = [x]
+    while stack:
+        value = stack.pop()
+        if value == on:
+            return True
+        if value not in seen and value in build.defined:
+            seen.add(value)
+            stack += build.defined[value].inputs
     return False
 
 

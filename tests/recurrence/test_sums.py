@@ -49,3 +49,17 @@ def test_what_is_no_number_stays_none(bad):
     x[0, 1, 2] = bad
     _, (found,) = interpret(program(2), [x, g], [torch.zeros(3, 1, dtype=torch.float64)])
     assert found.isnan().flatten().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_deviations_times_a_number_of_another_row_are_summed_up(bad):
+    build = Builder()
+    x, g = build.input("x", "step", WIDTH), build.input("g", "step", WIDTH)
+    state = build.state("h", 1)
+    deviation = build.binary("sub", x, build.binary("div", build.sum(x), build.const(WIDTH)))
+    total = build.sum(build.binary("mul", deviation, build.sum(g)))
+    step = tidy(build.program([build.binary("add", state, total)], []))
+    x, g = torch.randn(2, 1, 3, WIDTH, dtype=torch.float64).unbind(0)
+    x[0, 1, 2] = bad
+    _, (found,) = interpret(step, [x, g], [torch.zeros(3, 1, dtype=torch.float64)])
+    assert found.isnan().flatten().tolist() == [False, True, False]
