@@ -2,8 +2,9 @@
 
 The gradients of a step are written behind the step itself, into one Builder. What they read of the step is
 then either kept by the forward loop or computed again in the adjoint loop, whichever a minimum cut finds to
-take the fewest bytes. Gradients of parameters are not summed step by step: the adjoint loop stores what they
-are made of, and one contraction over the whole sequence follows it.
+take the fewest bytes. Gradients of matrices are not summed step by step: the adjoint loop stores what they
+are made of, and one contraction over the whole sequence follows it. So are those of vectors, but where the
+backend can sum them up in the loop itself, as totals.
 
 Legend: `T` time, `B` batch.
 """
