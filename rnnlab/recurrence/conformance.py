@@ -237,14 +237,11 @@ def _fused(subject: Subject) -> str:
                     results(Recurrence(single, reverse=reverse, backend=name), x.float(), small, **options)
                     for name in ("eager", "fused")
                 )
-                one = tally.add(fused, eager, exact)
-                if not one.ok:
-                    case = ", ".join(
-                        [*options, *(["initial state"] if state else []), *(["reverse"] * reverse)]
-                    )
-                    raise Failed(f"{one.worst} ({case or 'plain'})", "fused")
-    if not tally.verdict().ok:
-        raise Failed(tally.verdict().worst, "fused")
+                case = [*options, *(["initial state"] if state else []), *(["reverse"] * reverse)]
+                tally.add(fused, eager, exact, case=", ".join(case) or "plain")
+    for verdict in (tally.singles(), tally.verdict()):
+        if not verdict.ok:
+            raise Failed(verdict.worst, "fused")
     return f"at most {tally.verdict().worst.partition(': ')[2]}"
 
 

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 import rnnlab
 from rnnlab import cells
 from rnnlab.recurrence import check as suite
+from rnnlab.recurrence.accuracy import Tally
 from rnnlab.recurrence.check import check
 from rnnlab.recurrence.conformance import CHECKS
 from rnnlab.recurrence.locate import locate
@@ -278,3 +279,24 @@ def test_command_line(here, capsys):
 def test_command_line_refuses(here, capsys, words, message):
     assert suite.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_in_which_eager_is_lucky_condemns_nobody_and_a_wrong_one_does():
+    exact = {"y": torch.ones(4, dtype=torch.float64)}
+
+    def off(by: float) -> dict[str, torch.Tensor]:
+        return {"y": torch.full((4,), 1 + by, dtype=torch.float64).float()}
+
+    tally = Tally()
+    for by in (2e-6, 1e-6, 2e-6):
+        tally.add(off(by), off(by), exact, case="usual")
+    assert not tally.add(off(2e-6), off(0), exact, case="lucky").ok
+    assert tally.singles().ok
+    tally.add(off(5e-5), off(2e-6), exact, case="reverse")
+    verdict = tally.singles()
+    assert not verdict.ok and "(reverse)" in verdict.worst
+    tally = Tally()
+    tally.add(off(1e-6), off(float("nan")), exact, case="eager alone is wrong")
+    tally.add(off(float("nan")), off(1e-6), exact, case="ours is no number")
+    assert "(ours is no number)" in tally.singles().worst
+    assert not Tally().singles().ok
