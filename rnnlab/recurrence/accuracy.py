@@ -74,7 +74,7 @@ def compare(
 
 
 class Tally:
-    """The rule over several runs: at most twice eager's error on the geometric mean, and eight times in any.
+    """The rule over several runs: at most twice eager's error on the geometric mean, eight times in each.
 
     A recurrence amplifies rounding errors, and a single run compares two draws of that noise: an
     ill-conditioned cell, such as one with layer normalisation, would fail by chance now and then.

@@ -97,8 +97,8 @@ def test_totals_of_every_kind_of_value():
     for number, kernel in enumerate(found):
         for case in range(4):
             torch.set_num_threads(1 + case // 2)
-            # More rows than are summed up at once, and fewer.
-            T, B = [(3, 70), (9, 5), (40, 3), (1, 1)][case]
+            # More rows than are summed up at once, and fewer; enough for two threads to be worth it, and not.
+            T, B = [(3, 70), (9, 5), (7, 200), (5, 300)][case]
             how = options(T, B, bool(case & 1), number % 2 == 1, number % 3 == 1)
             assert_agrees(kernel, T, B, number, sharing=1 + (case + number) % 2, **how)
 
